@@ -1,0 +1,209 @@
+"""What the command line needs of a cluster: the part of `tts_tasks.client` that it calls.
+
+Commands see only this Protocol. It keeps the client library out of `ttsctl --help`, and lets the
+tests hand in a cluster of their own (``CliRunner().invoke(cli, args, obj=...)``).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tts_tasks.requests import SpeechRequest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class BatchStatus(Protocol):
+    """How far a batch is. ``total`` counts every line that is a job or was meant to be one."""
+
+    @property
+    def batch(self) -> str:
+        """The batch's id."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """``accepting``, ``running`` or ``done``."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """Lines, the rejected ones included."""
+        ...
+
+    @property
+    def succeeded(self) -> int:
+        """Jobs with an artifact."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """Jobs that ended without one."""
+        ...
+
+    @property
+    def rejected(self) -> int:
+        """Lines that never became a job."""
+        ...
+
+    @property
+    def report(self) -> str | None:
+        """Where the report lies, once there is one."""
+        ...
+
+    @property
+    def output(self) -> str:
+        """Where the artifacts are put."""
+        ...
+
+    @property
+    def created_at(self) -> str:
+        """When the batch was accepted: UTC, ISO 8601."""
+        ...
+
+
+class JobResult(Protocol):
+    """How a job ended."""
+
+    @property
+    def id(self) -> str:
+        """The job's id, or the line's own id within its batch."""
+        ...
+
+    @property
+    def line(self) -> int | None:
+        """Line in the batch file, from 1; None for an online job."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """``succeeded`` or ``failed``."""
+        ...
+
+    @property
+    def uri(self) -> str | None:
+        """Where the artifact is."""
+        ...
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the artifact, as hex."""
+        ...
+
+    @property
+    def duration_s(self) -> float | None:
+        """Length of the audio."""
+        ...
+
+    @property
+    def attempt(self) -> int | None:
+        """The attempt that counted."""
+        ...
+
+    @property
+    def worker(self) -> str | None:
+        """Who made it."""
+        ...
+
+    @property
+    def error(self) -> Any:
+        """Why there is no artifact: text, or ``{"code", "reason"}``."""
+        ...
+
+    @property
+    def cursor(self) -> int:
+        """Hand this to ``follow(after=)`` to go on behind this result."""
+        ...
+
+
+class Client(Protocol):
+    """The functions of `tts_tasks.client` that commands call."""
+
+    def submit_job(self, request: SpeechRequest, /) -> str:
+        """Accept one online job and return its id."""
+        ...
+
+    def submit_batch(
+        self,
+        source: Path,
+        /,
+        *,
+        id: str | None = None,  # noqa: A002 - the client's word
+        output: str | None = None,
+        strict: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> BatchStatus:
+        """Accept a file, or re-attach to the batch it already is."""
+        ...
+
+    def batch_status(self, batch: str, /) -> BatchStatus:
+        """Raise `NotFoundError` for a batch that is not there."""
+        ...
+
+    def batch_list(self) -> list[Any]:
+        """Every batch, as `BatchStatus`."""
+        ...
+
+    def batch_errors(self, batch: str, /) -> Iterator[dict[str, Any]]:
+        """Report lines of rejected and failed jobs, in input order."""
+        ...
+
+    def batch_rejected(self, batch: str, /) -> list[dict[str, Any]]:
+        """Report lines of the lines that never became a job, in input order."""
+        ...
+
+    def follow(
+        self, batch_or_job: str, /, *, after: int = 0, timeout_s: float | None = None
+    ) -> Iterator[JobResult]:
+        """Yield each finished job, those that had finished before first."""
+        ...
+
+    def report(self, batch: str, /) -> Iterator[dict[str, Any]]:
+        """Report lines in input order."""
+        ...
+
+    def fetch(self, batch: str, /, to: Path) -> Iterator[Path]:
+        """Copy finished artifacts into a local folder."""
+        ...
+
+    def cluster_status(self) -> dict[str, Any]:
+        """``{"lanes": [...], "workers": [...], "queues": {...}}``."""
+        ...
+
+    def events(
+        self, *, follow: bool = False, since_s: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what happened, oldest first."""
+        ...
+
+    def read_artifact(self, uri_or_name: str, /) -> bytes:
+        """Return an artifact's bytes."""
+        ...
+
+
+def pass_client(command: Callable[Concatenate[Client, P], R]) -> Callable[P, R]:
+    """Hand a command the cluster's client as its first argument."""
+
+    @functools.wraps(command)
+    def with_client(*args: P.args, **kwargs: P.kwargs) -> R:
+        return command(current_client(), *args, **kwargs)
+
+    return with_client
+
+
+def current_client() -> Client:
+    """Return what the context holds (tests), else `tts_tasks.client`."""
+    given = click.get_current_context().obj
+    if given is not None:
+        return cast("Client", given)
+    from tts_tasks import client
+
+    return client

@@ -1,0 +1,150 @@
+"""``ttsctl say``: one text, spoken now."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import click
+
+from tts_tasks.errors import JobFailedError, WaitTimeoutError
+from tts_tasks.formats import AUDIO_FORMATS
+from tts_tasks.requests import MAX_TEXT_CHARS, parse_request
+from ttsctl.api import Client, pass_client
+from ttsctl.exit_codes import ExitCode
+from ttsctl.following import results, tell_if_nobody_works
+from ttsctl.options import output_option, timeout_option
+from ttsctl.output import echo_json, echo_jsonl, error_text, result_fields
+from ttsctl.progress import reporter_for
+
+if TYPE_CHECKING:
+    from ttsctl.api import JobResult
+    from ttsctl.progress import Reporter
+
+_STDOUT = "-"
+_SUFFIX_FORMATS = {f".{name}": name for name in AUDIO_FORMATS}
+
+
+@click.command()
+@click.argument("text")
+@click.option(
+    "-f",
+    "--file",
+    "target",
+    metavar="OUT|-",
+    help="Write the audio to this file, or to stdout. Its suffix chooses the format.",
+)
+@click.option("--voice", help="Name of the voice.")
+@click.option("--speed", type=float, help="1 is natural, 2 is twice as fast.")
+@click.option("--format", type=click.Choice(AUDIO_FORMATS), help="Audio format. [default: wav]")
+@click.option("--sample-rate", type=int, metavar="HZ", help="[default: the engine's own]")
+@click.option("--seed", type=int, help="Same seed, same sound.")
+@click.option("--lexicon", help="Name of the pronunciation lexicon.")
+@timeout_option
+@output_option("table", "json", "jsonl", "id", text="table writes where the audio is.")
+@pass_client
+def say(
+    client: Client,
+    /,
+    text: str,
+    target: str | None,
+    timeout_s: float | None,
+    output_format: str,
+    **fields: Any,
+) -> None:
+    """Speak one text.
+
+    Waits for the sound and writes where it is: the artifact's path, or the file of --file. TEXT
+    is read from stdin if it is "-".
+    """
+    if target == _STDOUT and sys.stdout.isatty():
+        raise click.BadOptionUsage("file", "--file -: audio is not written to a terminal")
+    if target == _STDOUT and output_format != "table":
+        raise click.BadOptionUsage("output_format", "-o has no place beside the audio on stdout")
+    if fields["format"] is None and target is not None:
+        fields["format"] = _SUFFIX_FORMATS.get(Path(target).suffix.lower())
+    given = {name: value for name, value in fields.items() if value is not None}
+    request = parse_request({"text": text_of(text), **given})
+    reporter = reporter_for(sys.stderr)
+    job = client.submit_job(request)
+    result = wait_for(client, job, reporter, timeout_s=timeout_s)
+    uri = result.uri or ""
+    if target is not None:
+        write_audio(client.read_artifact(uri), target)
+    match output_format:
+        case "json":
+            echo_json(result_fields(result))
+        case "jsonl":
+            echo_jsonl(result_fields(result))
+        case "id":
+            click.echo(job)
+        case _ if target != _STDOUT:
+            click.echo(target or local_path(uri))
+
+
+def text_of(argument: str) -> str:
+    """Return the text of the argument, or of stdin for ``-``; both are UTF-8."""
+    try:
+        if argument == "-":
+            # as many bytes as the longest text may have, and a few more to be refused for
+            return sys.stdin.buffer.read(4 * MAX_TEXT_CHARS + 4).decode("utf-8-sig").strip()
+        # Python keeps what the locale cannot decode as surrogates; it may well be UTF-8
+        if any("\ud800" <= char <= "\udfff" for char in argument):
+            return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        raise click.BadArgumentUsage("TEXT must be UTF-8") from None
+    return argument
+
+
+def wait_for(client: Client, job: str, reporter: Reporter, *, timeout_s: float | None) -> JobResult:
+    """Return the job's result; raises `JobFailedError`, `WaitTimeoutError`."""
+    tell_if_nobody_works(client, reporter)
+    try:
+        result = next(results(client, job, reporter, timeout_s=timeout_s))
+    except (KeyboardInterrupt, WaitTimeoutError) as end:
+        stopped = isinstance(end, KeyboardInterrupt)
+        reporter.say(
+            "job.detached" if stopped else "job.wait_timed_out",
+            f"Stopped waiting: job {job} goes on",
+            id=job,
+        )
+        code = ExitCode.INTERRUPTED if stopped else ExitCode.WAIT_TIMED_OUT
+        click.get_current_context().exit(code)
+    if result.state != "succeeded":
+        raise JobFailedError("job failed", error_text(result.error))
+    return result
+
+
+def write_audio(audio: bytes, target: str) -> None:
+    """Write the audio to stdout for ``-``, else to a file, whole or not at all."""
+    if target == _STDOUT:
+        sys.stdout.buffer.write(audio)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(target)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as out:
+        partial = Path(out.name)
+        try:
+            out.write(audio)
+            out.flush()
+            partial.chmod(0o666 & ~_umask())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def local_path(uri: str) -> str:
+    """Return the path of a ``file://`` URI; any other URI as it is."""
+    parts = urlsplit(uri)
+    return unquote(parts.path) if parts.scheme == "file" else uri
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,55 @@
+"""Options that several commands share, and the values they take."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.IGNORECASE)
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType[float]):
+    """A span of time: ``30s``, ``10m``, ``2h``, ``1d``, or plain seconds; gives seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        match = _DURATION.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a duration: write 30s, 10m, 2h or 1d", param, ctx)
+        return float(match[1]) * _UNIT_S[(match[2] or "s").lower()]
+
+
+def output_option(
+    *choices: str, default: str | None = "table", text: str = "How the answer is written."
+) -> Callable[[Command], Command]:
+    """``-o``: with ``default=None`` the command decides by where stdout goes."""
+    return click.option(
+        "-o",
+        "--output-format",
+        type=click.Choice(choices or ("table", "json", "jsonl", "id")),
+        default=default,
+        show_default=default is not None,
+        help=text,
+    )
+
+
+timeout_option = click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop waiting after this long (exit code 7); the work goes on.",
+)

@@ -1,0 +1,469 @@
+"""What every storage promises, shown on a local folder and on S3 over real HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import socket
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import pytest
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from werkzeug.serving import make_server
+
+from tts_tasks.errors import ConflictError, NotFoundError, StorageError, UnavailableError
+from tts_tasks.storage import (
+    Ownership,
+    Published,
+    Storage,
+    find_published,
+    open_storage,
+    publish,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+_MINE = Ownership("batch/1", "s1")
+_OTHER = Ownership("other/9", "s9")
+_BUCKET = "artifacts"
+_WRITERS = 10
+_ROUNDS = 10
+
+
+class _QuietHandler(MotoRequestHandler):
+    def log(self, *_: object) -> None:
+        """Say nothing: a line for each request would drown the test's own output."""
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    """Start an S3 server on loopback and make the bucket."""
+    backend = DomainDispatcherApplication(create_backend_app)
+    lock = threading.Lock()
+
+    def one_at_a_time(environ: Any, start_response: Any) -> Any:
+        # S3 is linearizable for each key; moto is not: computing an object's ETag moves the file
+        # position under a reader in another thread, which then gets an empty object.
+        with lock:
+            return backend(environ, start_response)
+
+    server = make_server(
+        "127.0.0.1", 0, one_at_a_time, threaded=True, request_handler=_QuietHandler
+    )
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    port = server.server_port
+    endpoint = f"http://127.0.0.1:{port}"
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("PUT", f"/{_BUCKET}")
+        assert connection.getresponse().status == 200
+    yield endpoint
+    server.shutdown()
+    thread.join(30)
+    server.server_close()
+
+
+def _use_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    # Keys always: without them the credential chain would ask the cloud's metadata address.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(params=["local", "s3"])
+def open_again(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Storage]:
+    """Return what opens the same empty storage anew, as another process would."""
+    if request.param == "local":
+        return lambda: open_storage((tmp_path / "a b" / "store").as_uri())
+    _use_s3(monkeypatch, request.getfixturevalue("s3_endpoint"))
+    prefix = uuid.uuid4().hex
+    return lambda: open_storage(f"s3://{_BUCKET}/{prefix}/inner")
+
+
+@pytest.fixture
+def storage(open_again: Callable[[], Storage]) -> Storage:
+    """Return an empty storage."""
+    return open_again()
+
+
+def _race(calls: list[Callable[[], T]]) -> list[T]:
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], T]) -> T:
+        barrier.wait(30)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def _sidecar(storage: Storage, name: str) -> dict[str, Any]:
+    folder, leaf = name.rsplit("/", 1)
+    sidecar: dict[str, Any] = json.loads(storage.read(f"{folder}/.tts/{leaf}.json"))
+    return sidecar
+
+
+def _reserve_and_die(storage: Storage, name: str, data: bytes, owner: Ownership) -> None:
+    """Leave what an attempt leaves that dies between the reservation and the artifact."""
+
+    class DiedError(Exception):
+        pass
+
+    class Dying:
+        def __getattr__(self, method: str) -> Any:
+            return getattr(storage, method)
+
+        def create(self, name: str, data: bytes) -> bool:
+            if not name.endswith(".json"):
+                raise DiedError
+            return storage.create(name, data)
+
+    with pytest.raises(DiedError):
+        publish(cast("Storage", Dying()), name, data, owner, {"attempt": 1})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.wav",
+        "batch/chapter 1/005.wav",
+        "第一批/公告（一）.wav",
+        "100%.wav",
+        "a%20b.wav",
+        "a#b?c&d=e+f.wav",
+        "[x]*'\".wav",
+        "~x.wav",
+        "e\u0301.wav",
+        "x" * 250,
+    ],
+)
+def test_an_object_is_found_under_exactly_its_name(storage: Storage, name: str) -> None:
+    """What is created can be read, described, listed and located, whatever its name."""
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    assert storage.stat(name) is None
+
+    assert storage.create(name, b"sound")
+
+    assert storage.read(name) == b"sound"
+    info = storage.stat(name)
+    assert info is not None
+    assert (info.name, info.size_bytes) == (name, 5)
+    assert before < info.modified < before + timedelta(minutes=10)
+    assert list(storage.list()) == [name]
+    path = storage.path(name)
+    if path is None:
+        assert storage.uri(name).startswith("s3://")
+        assert storage.uri(name).endswith(f"/{name}")
+    else:
+        assert path.read_bytes() == b"sound"
+        assert storage.uri(name) == path.as_uri()
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 12 * 1024 * 1024])
+def test_any_size_is_created_once(storage: Storage, size_bytes: int) -> None:
+    """Empty and large objects are created whole, and the second creator changes nothing."""
+    assert storage.create("a.wav", b"x" * size_bytes)
+    assert not storage.create("a.wav", b"other")
+    assert storage.read("a.wav") == b"x" * size_bytes
+
+
+def test_racing_creators_have_exactly_one_winner(open_again: Callable[[], Storage]) -> None:
+    """Of ten that create one name at the same moment one wins, and its bytes are there."""
+    storages = [open_again() for _ in range(_WRITERS)]
+    for number in range(_ROUNDS):
+        name = f"race/{number}.wav"
+        data = [bytes([writer]) * 100_000 for writer in range(_WRITERS)]
+        created = _race(
+            [partial(one.create, name, data[place]) for place, one in enumerate(storages)]
+        )
+        assert created.count(True) == 1
+        assert storages[0].read(name) == data[created.index(True)]
+    assert len(list(storages[0].list("race"))) == _ROUNDS
+
+
+def test_an_object_is_never_seen_partial(open_again: Callable[[], Storage]) -> None:
+    """Somebody who keeps looking sees nothing at all, then all of it."""
+    data = b"x" * (6 * 1024 * 1024)
+    writer, reader = open_again(), open_again()
+    started = threading.Event()
+
+    def look() -> list[bytes | None]:
+        seen: list[bytes | None] = []
+        while not seen or seen[-1] is None:
+            try:
+                seen.append(reader.read("a.wav"))
+            except NotFoundError:
+                seen.append(None)
+            started.set()
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        assert started.wait(30)
+        writer.create("a.wav", data)
+        seen = looking.result(30)
+    assert seen[0] is None
+    assert seen[-1] == data
+
+
+def test_what_is_not_there(storage: Storage) -> None:
+    """Reading raises, describing answers None, listing is empty; also below an object."""
+    storage.create("a.wav", b"x")
+    for name in ("b.wav", "none/b.wav", "a.wav/b.wav"):
+        assert storage.stat(name) is None
+        with pytest.raises(NotFoundError, match=r"b\.wav"):
+            storage.read(name)
+    assert list(storage.list("none")) == []
+    assert list(storage.list("a.wav")) == []
+
+
+def test_listing_is_by_folder_and_leaves_hidden_names_out(storage: Storage) -> None:
+    """A prefix is a whole folder name; sidecars are not listed."""
+    for name in ("a/1.wav", "a/b/2.wav", "ab/3.wav", "a/.tts/1.wav.json"):
+        storage.create(name, b"x")
+    assert sorted(storage.list("a")) == ["a/1.wav", "a/b/2.wav"]
+    assert sorted(storage.list("a/b")) == ["a/b/2.wav"]
+    assert sorted(storage.list()) == ["a/1.wav", "a/b/2.wav", "ab/3.wav"]
+
+
+def test_a_report_is_replaced_an_artifact_never(storage: Storage) -> None:
+    """`replace` writes over a report and refuses every audio suffix."""
+    storage.replace("batch/report.jsonl", b"one")
+    storage.replace("batch/report.jsonl", b"two")
+    assert storage.read("batch/report.jsonl") == b"two"
+    storage.create("batch/a.wav", b"sound")
+    for name in ("batch/a.wav", "batch/b.MP3"):
+        with pytest.raises(StorageError, match="created once, never replaced"):
+            storage.replace(name, b"other")
+    assert storage.read("batch/a.wav") == b"sound"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "/etc/passwd", "../a.wav", "a/../../b.wav", "a/./b", ".", "a//b", "a/", ".hidden",
+        ".tts", "a/.tts", ".tts-tmp/a.part", "a\\b", "a\x00b", "a\nb", "a\ud800",
+        "x" * 251, "x/" * 256 + "x",
+    ],
+)  # fmt: skip
+def test_an_unsafe_name_is_refused_by_every_door(storage: Storage, name: str) -> None:
+    """No method takes a name that could leave the root or mean something else."""
+    doors: list[Callable[[], object]] = [
+        lambda: storage.create(name, b"x"),
+        lambda: storage.read(name),
+        lambda: storage.stat(name),
+        lambda: storage.replace(name, b"x"),
+        lambda: storage.uri(name),
+        lambda: storage.path(name),
+        lambda: publish(storage, name, b"x", _MINE),
+    ]
+    if name:
+        doors.append(lambda: list(storage.list(name)))
+    for door in doors:
+        with pytest.raises(StorageError, match="storage name"):
+            door()
+
+
+def test_publishing_keeps_the_facts_beside_the_artifact(storage: Storage) -> None:
+    """The first finisher creates the artifact and a sidecar with job, hash, size and details."""
+    published = publish(storage, "b/a.wav", b"sound", _MINE, {"duration_s": 1.5, "attempt": 1})
+    sha256 = hashlib.sha256(b"sound").hexdigest()
+    assert published == Published(
+        name="b/a.wav",
+        uri=storage.uri("b/a.wav"),
+        sha256=sha256,
+        size_bytes=5,
+        adopted=False,
+        details={"duration_s": 1.5, "attempt": 1},
+    )
+    assert _sidecar(storage, "b/a.wav") == {
+        "job": "batch/1",
+        "sound": "s1",
+        "sha256": sha256,
+        "size_bytes": 5,
+        "details": {"duration_s": 1.5, "attempt": 1},
+    }
+
+
+def test_the_second_finisher_adopts_the_first_ones(storage: Storage) -> None:
+    """The same job finished again gets what is there, with its facts, even from other bytes."""
+    first = publish(storage, "b/a.opus", b"sound", _MINE, {"attempt": 1})
+    for data in (b"sound", b"same sound, other bytes"):
+        second = publish(storage, "b/a.opus", data, _MINE, {"attempt": 2})
+        assert second == replace(first, adopted=True)
+    assert storage.read("b/a.opus") == b"sound"
+    assert _sidecar(storage, "b/a.opus")["details"] == {"attempt": 1}
+
+
+def test_what_is_published_is_found_before_speaking(storage: Storage) -> None:
+    """A resubmitted job finds its artifact; another job or sound finds nothing."""
+    assert find_published(storage, "b/a.wav", _MINE) is None
+    first = publish(storage, "b/a.wav", b"sound", _MINE, {"attempt": 1})
+    assert find_published(storage, "b/a.wav", _MINE) == replace(first, adopted=True)
+    assert find_published(storage, "b/a.wav", _OTHER) is None
+    assert find_published(storage, "b/a.wav", Ownership(_MINE.job, "s2")) is None
+
+
+def test_racing_finishers_of_one_job_publish_once(open_again: Callable[[], Storage]) -> None:
+    """Of ten attempts that finish one job with different bytes, one publishes, nine adopt it."""
+    storages = [open_again() for _ in range(_WRITERS)]
+    for number in range(_ROUNDS):
+        name = f"b/{number}.opus"
+        data = [bytes([writer]) * 1000 for writer in range(_WRITERS)]
+        done = _race(
+            [
+                partial(publish, one, name, data[place], _MINE, {"attempt": place})
+                for place, one in enumerate(storages)
+            ]
+        )
+        winners = [place for place, one in enumerate(done) if not one.adopted]
+        assert len(winners) == 1
+        assert storages[0].read(name) == data[winners[0]]
+        assert {one.sha256 for one in done} == {hashlib.sha256(data[winners[0]]).hexdigest()}
+        found = find_published(storages[0], name, _MINE)
+        assert found is not None
+        assert found.details == {"attempt": winners[0]}
+
+
+def test_racing_jobs_for_one_name_leave_one_artifact(open_again: Callable[[], Storage]) -> None:
+    """Of ten different jobs that want one name, one has it and nine are told of the conflict."""
+    storages = [open_again() for _ in range(_WRITERS)]
+
+    def finish(place: int, name: str) -> str | None:
+        owner = Ownership(f"job{place}", f"sound{place}")
+        try:
+            return publish(storages[place], name, b"%d" % place, owner).sha256
+        except ConflictError:
+            return None
+
+    for number in range(_ROUNDS):
+        name = f"b/{number}.wav"
+        done = _race([partial(finish, place, name) for place in range(_WRITERS)])
+        winners = [sha256 for sha256 in done if sha256 is not None]
+        assert winners == [hashlib.sha256(storages[0].read(name)).hexdigest()]
+        assert _sidecar(storages[0], name)["sha256"] == winners[0]
+
+
+def test_a_name_of_somebody_else_is_a_conflict(storage: Storage) -> None:
+    """Another job's name is refused and untouched, unless the content is the same."""
+    publish(storage, "b/a.wav", b"sound", _MINE)
+    with pytest.raises(ConflictError, match="exists with other content, of job batch/1"):
+        publish(storage, "b/a.wav", b"other", _OTHER)
+    assert storage.read("b/a.wav") == b"sound"
+    same = publish(storage, "b/a.wav", b"sound", _OTHER)
+    assert same.adopted
+    assert _sidecar(storage, "b/a.wav")["job"] == _MINE.job
+
+
+def test_a_new_sound_of_the_same_job_is_a_conflict(storage: Storage) -> None:
+    """A job's name whose request now sounds different is not adopted."""
+    publish(storage, "b/a.wav", b"sound", _MINE)
+    with pytest.raises(ConflictError):
+        publish(storage, "b/a.wav", b"other", Ownership(_MINE.job, "s2"))
+
+
+def test_a_file_that_no_job_published_is_a_conflict_every_time(storage: Storage) -> None:
+    """A file put there by hand is never adopted for other content, on no attempt."""
+    storage.create("b/a.wav", b"by hand")
+    for _ in range(3):
+        assert find_published(storage, "b/a.wav", _MINE) is None
+        with pytest.raises(ConflictError, match="of something that no job published"):
+            publish(storage, "b/a.wav", b"sound", _MINE)
+    assert storage.read("b/a.wav") == b"by hand"
+    assert publish(storage, "b/a.wav", b"by hand", _MINE).adopted
+
+
+def test_a_reserved_name_is_a_conflict_for_others(storage: Storage) -> None:
+    """While its holder may still come back, nobody else takes a reserved name."""
+    _reserve_and_die(storage, "b/a.wav", b"sound", _MINE)
+    with pytest.raises(ConflictError, match=r"reserved by job batch/1.*a\.wav\.json"):
+        publish(storage, "b/a.wav", b"other", _OTHER)
+    assert storage.stat("b/a.wav") is None
+    assert not publish(storage, "b/a.wav", b"sound", _MINE).adopted
+
+
+def test_equal_content_needs_no_reservation_of_its_own(storage: Storage) -> None:
+    """Another job with the very bytes that are reserved publishes them; the holder adopts them."""
+    _reserve_and_die(storage, "b/a.wav", b"sound", _MINE)
+    assert not publish(storage, "b/a.wav", b"sound", _OTHER).adopted
+    assert publish(storage, "b/a.wav", b"again", _MINE).adopted
+    assert storage.read("b/a.wav") == b"sound"
+
+
+def test_the_sidecar_follows_the_attempt_that_published(storage: Storage) -> None:
+    """When an attempt died after reserving, the next one's own facts stand in the end."""
+    _reserve_and_die(storage, "b/a.opus", b"never published", _MINE)
+    assert find_published(storage, "b/a.opus", _MINE) is None
+    second = publish(storage, "b/a.opus", b"sound", _MINE, {"attempt": 2})
+    assert not second.adopted
+    assert find_published(storage, "b/a.opus", _MINE) == replace(second, adopted=True)
+    assert _sidecar(storage, "b/a.opus")["details"] == {"attempt": 2}
+
+
+def test_facts_are_recomputed_where_the_sidecar_is_of_another_content(storage: Storage) -> None:
+    """An attempt that died before correcting the sidecar leaves no wrong hash behind."""
+    _reserve_and_die(storage, "b/a.opus", b"never published", _MINE)
+    storage.create("b/a.opus", b"sound")
+    found = find_published(storage, "b/a.opus", _MINE)
+    assert found is not None
+    assert (found.sha256, found.size_bytes) == (hashlib.sha256(b"sound").hexdigest(), 5)
+    assert found.details == {}
+    again = publish(storage, "b/a.opus", b"sound", _MINE, {"attempt": 3})
+    assert again.adopted
+    assert again.details == {"attempt": 3}
+
+
+def test_an_unreadable_sidecar_keeps_the_name_taken(storage: Storage) -> None:
+    """A sidecar edited into nonsense is a conflict that names it, never an overwrite."""
+    storage.create("b/.tts/a.wav.json", b"nonsense")
+    with pytest.raises(ConflictError, match="unreadable sidecar"):
+        publish(storage, "b/a.wav", b"sound", _MINE)
+
+
+def test_an_s3_that_cannot_be_reached_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listening is `UnavailableError`, on every method, within seconds."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        _use_s3(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}")
+        storage = open_storage(f"s3://{_BUCKET}/x")
+        for call in (
+            lambda: storage.create("a.wav", b"x"),
+            lambda: storage.read("a.wav"),
+            lambda: storage.stat("a.wav"),
+            lambda: list(storage.list()),
+        ):
+            with pytest.raises(UnavailableError, match=r"^s3://artifacts/x.*127\.0\.0\.1"):
+                call()
+
+
+def test_a_missing_bucket_is_named(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket that does not exist is said to be missing, not the object."""
+    _use_s3(monkeypatch, s3_endpoint)
+    storage = open_storage("s3://nobody")
+    for call in (
+        lambda: storage.create("a.wav", b"x"),
+        lambda: storage.read("a.wav"),
+        lambda: list(storage.list()),
+    ):
+        with pytest.raises(StorageError, match="there is no bucket 'nobody'"):
+            call()

@@ -1,0 +1,130 @@
+"""``ttsctl say``: one text, where its sound goes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pytest
+
+from tts_tasks.errors import WaitTimeoutError
+
+URI = "file:///srv/artifacts/l1.wav"
+
+
+@pytest.fixture(autouse=True)
+def one_job(cluster):
+    """Have the cluster speak one job."""
+    cluster.outcomes = "s"
+    cluster.artifacts[URI] = b"RIFF\x00\xffsound"
+
+
+def spoken(cluster):
+    """Return the request that was submitted."""
+    return next(request for name, request in cluster.calls if name == "submit_job")
+
+
+def test_say_writes_the_artifacts_path(ttsctl, cluster):
+    """By default stdout gets the path of the local artifact, and nothing else."""
+    result = ttsctl("say", "你好")
+    assert (result.exit_code, result.stdout) == (0, "/srv/artifacts/l1.wav\n")
+    assert spoken(cluster).text == "你好"
+
+
+def test_options_become_the_request(ttsctl, cluster):
+    """Voice, speed, format, rate, seed and lexicon reach the request."""
+    options = "--voice amy --speed 1.5 --format mp3 --sample-rate 24000 --seed 7 --lexicon bank"
+    ttsctl("say", "hello", *options.split())
+    request = spoken(cluster)
+    assert (request.voice, request.speed, request.format) == ("amy", 1.5, "mp3")
+    assert (request.sample_rate, request.seed, request.lexicon) == (24000, 7, "bank")
+
+
+def test_a_wrong_field_is_a_usage_error_before_anything_is_submitted(ttsctl, cluster):
+    """A speed out of range ends with 2, names the field, and submits nothing."""
+    result = ttsctl("say", "hello", "--speed", "9")
+    assert result.exit_code == 2
+    assert "speed" in result.stderr
+    assert cluster.calls == []
+
+
+def test_text_comes_from_stdin(ttsctl, cluster):
+    """TEXT - reads UTF-8 from stdin, with or without a byte-order mark."""
+    ttsctl("say", "-", stdin=b"\xef\xbb\xbf" + "早上好\n".encode())
+    assert spoken(cluster).text == "早上好"
+
+
+def test_stdin_that_is_no_utf8_is_a_usage_error(ttsctl):
+    """Bytes that are no UTF-8 are refused instead of being spoken as something else."""
+    result = ttsctl("say", "-", stdin=b"caf\xe9")
+    assert result.exit_code == 2
+    assert "UTF-8" in result.stderr
+
+
+def test_an_argument_the_locale_could_not_decode_is_still_utf8(ttsctl, cluster):
+    """Under a locale that is not UTF-8 the argument's own bytes count."""
+    ttsctl("say", os.fsdecode("你好".encode()).encode("utf-8", "surrogatepass").decode("utf-8"))
+    assert spoken(cluster).text == "你好"
+    broken = "你好".encode().decode("ascii", "surrogateescape")
+    cluster.calls.clear()
+    ttsctl("say", broken)
+    assert spoken(cluster).text == "你好"
+
+
+def test_a_file_gets_the_audio_whole(ttsctl, cluster, tmp_path):
+    """--file writes the bytes, replaces what was there, and leaves nothing beside it."""
+    target = tmp_path / "out.mp3"
+    target.write_bytes(b"old")
+    result = ttsctl("say", "hello", "--file", str(target))
+    assert result.stdout == f"{target}\n"
+    assert target.read_bytes() == cluster.artifacts[URI]
+    assert list(tmp_path.iterdir()) == [target]
+    assert spoken(cluster).format == "mp3"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_target_that_cannot_be_written_is_1_with_the_reason(ttsctl, tmp_path):
+    """A folder that is not there: exit code 1, and a message without a traceback."""
+    result = ttsctl("say", "hello", "--file", str(tmp_path / "none" / "out.wav"))
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert "No such file" in result.stderr
+
+
+def test_audio_goes_to_stdout_for_a_dash(ttsctl, cluster):
+    """--file - writes the bytes alone."""
+    result = ttsctl("say", "hello", "--file", "-")
+    assert (result.exit_code, result.stdout_bytes) == (0, cluster.artifacts[URI])
+
+
+def test_a_failed_job_is_1_with_the_reason(ttsctl, cluster):
+    """The job's error is what people read; stdout stays empty."""
+    cluster.outcomes = "f"
+    result = ttsctl("say", "hello")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "out of memory" in result.stderr
+
+
+def test_json_is_the_job_as_a_report_line(ttsctl):
+    """-o json: the result; -o id: the job's id."""
+    assert json.loads(ttsctl("say", "hello", "-o", "json").stdout)["uri"] == URI
+    assert ttsctl("say", "hello", "-o", "id").stdout == "default.0:job1\n"
+
+
+def test_a_timeout_is_7_and_names_the_job(ttsctl, cluster, told):
+    """--timeout-s: the wait ends with 7, the job goes on under its id."""
+    cluster.interrupts[1] = WaitTimeoutError("the wait ended")
+    result = ttsctl("say", "hello", "--timeout-s", "1")
+    assert (result.exit_code, result.stdout) == (7, "")
+    assert told(result)[-1]["id"] == "default.0:job1"
+
+
+def test_ctrl_c_is_130_and_names_the_job(ttsctl, cluster, told):
+    """Ctrl-C stops the waiting only."""
+    cluster.interrupts[1] = KeyboardInterrupt()
+    result = ttsctl("say", "hello")
+    assert result.exit_code == 130
+    assert "default.0:job1 goes on" in told(result)[-1]["message"]

@@ -1,0 +1,271 @@
+"""The HA loop under a clock moved by hand: takeover, deadline, readiness, departure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tts_tasks.coordination.base import Lease, WorkerRecord
+from tts_tasks.errors import UnavailableError
+from tts_tasks.settings import Settings
+from tts_tasks.testing import FakeClock, MemoryCoordinator
+from tts_workers.agent import Agent, Role
+
+READY = {"event": "ready", "engine": "e", "fingerprint": "f", "capabilities": {}}
+
+
+@dataclass
+class RecordingRescue:
+    """Notes what was asked of it."""
+
+    recovered: list[str] = field(default_factory=list)
+    given_back: list[str] = field(default_factory=list)
+    coordinator: MemoryCoordinator | None = None
+
+    def recover(self, worker_id: str, *, silent_s: float) -> None:
+        self.recovered.append(worker_id)
+        if self.coordinator is not None:
+            self.coordinator.forget(worker_id)
+
+    def give_back_claims(self, worker_id: str) -> list[str]:
+        self.given_back.append(worker_id)
+        return []
+
+    def reconcile(self, queue: str, alive: list[str]) -> int:
+        return 0
+
+    def complete_batches(self) -> None:
+        return
+
+
+class RecordingEvents:
+    """Notes events."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self.seen.append((event, fields))
+
+
+class World:
+    """A store, a clock, and agents that tick when told to."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.coordinator = MemoryCoordinator(self.clock)
+        self.events = RecordingEvents()
+        self.roles: dict[str, Role] = {}
+        self.rescues: dict[str, RecordingRescue] = {}
+
+    def agent(self, name: str, coordinator: Any = None) -> Agent:
+        record = WorkerRecord(id=name, host="h", pid=1, pool="default", lane="0", beat=0)
+        self.rescues[name] = RecordingRescue(coordinator=self.coordinator)
+        return Agent(
+            Settings(),
+            record,
+            coordinator=coordinator or self.coordinator,
+            rescue=self.rescues[name],
+            events=self.events,  # type: ignore[arg-type]
+            on_role=lambda role: self.roles.__setitem__(name, role),
+            clock=self.clock,
+        )
+
+    def run(self, seconds: float, *agents: Agent) -> None:
+        for _ in range(round(seconds / 0.25)):
+            self.clock.advance(0.25)
+            for agent in agents:
+                agent.tick()
+
+    def primary(self) -> str | None:
+        lease = self.coordinator.read("default.0")
+        return lease.holder if lease else None
+
+
+@pytest.fixture
+def world() -> World:
+    """An empty cluster."""
+    return World()
+
+
+def ready(agent: Agent) -> Agent:
+    agent.child_said(READY)
+    return agent
+
+
+def test_a_worker_leads_only_after_its_engine_has_spoken(world: World) -> None:
+    """Loading is not ready; ready is a candidate."""
+    a = world.agent("a")
+    world.run(5, a)
+    assert world.primary() is None
+    ready(a)
+    world.run(0.25, a)
+    assert world.primary() == "a"
+    assert world.roles["a"].leadership is not None
+
+
+def test_the_standby_takes_over_after_three_missed_heartbeats_and_not_before(
+    world: World,
+) -> None:
+    """Silence of three heartbeats deposes; the dead worker's work is given back."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(3, a, b)
+    assert world.primary() == "a"
+    world.run(2.0, b)
+    assert world.rescues["b"].recovered == []
+    world.run(2.0, b)
+    assert world.primary() == "b"
+    assert world.rescues["b"].recovered == ["a"]
+
+
+def test_the_store_clock_alone_deposes_nobody(world: World) -> None:
+    """A lease that the store would keep for an hour does not keep a dead primary."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    lease = world.coordinator.read("default.0")
+    assert lease is not None
+    world.coordinator.renew("default.0", lease, 3600)
+    world.run(4, b)
+    assert world.primary() == "b"
+
+
+def test_a_primary_that_comes_back_is_a_standby(world: World) -> None:
+    """After a pause the old primary sees that it lost the lane, and serves on as standby."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    world.run(5, b)
+    world.run(1, a, b)
+    assert world.primary() == "b"
+    assert a.leadership is None
+    assert world.roles["a"] == Role(serving=True, leadership=None)
+    assert set(world.coordinator.workers()) == {"a", "b"}
+
+
+class CutOff(MemoryCoordinator):
+    """A store that can be cut off."""
+
+    cut = False
+
+    def beat(self, record: WorkerRecord, ttl_s: float) -> None:
+        if self.cut:
+            raise UnavailableError("cut off")
+        super().beat(record, ttl_s)
+
+    def read(self, lane_key: str) -> Lease | None:
+        if self.cut:
+            raise UnavailableError("cut off")
+        return super().read(lane_key)
+
+
+def test_a_primary_without_a_store_stops_leading_before_its_lease_lapses(world: World) -> None:
+    """The belief ends at the renew deadline, the lease lives longer: no two leaders."""
+    store = CutOff(world.clock)
+    world.coordinator = store
+    a = ready(world.agent("a", store))
+    world.run(1, a)
+    assert a.leadership is not None
+    store.cut = True
+    led_until = a.leadership.deadline_s
+    for _ in range(100):
+        if a.leadership is not None:
+            world.run(0.25, a)
+    assert a.leadership is None
+    store.cut = False
+    world.clock.now_s = led_until + 0.1
+    assert world.primary() == "a"  # in the store the lease was still alive then
+
+
+def test_the_deadline_ends_leadership_without_the_store_thread() -> None:
+    """A thread of its own ends the belief while the other waits for a store that hangs."""
+    import threading
+    import time
+
+    released = threading.Event()
+    demoted = threading.Event()
+
+    class Hanging(MemoryCoordinator):
+        armed = False
+
+        def beat(self, record: WorkerRecord, ttl_s: float) -> None:
+            if self.armed:
+                released.wait(30)
+            super().beat(record, ttl_s)
+
+    store = Hanging(time.monotonic)  # type: ignore[arg-type]
+    settings = Settings(heartbeat_s=0.1, request_timeout_s=0.02, lease_ttl_s=0.6)
+
+    def on_role(role: Role) -> None:
+        if role.leadership:
+            store.armed = True
+        elif store.armed:
+            demoted.set()
+
+    agent = Agent(
+        settings,
+        WorkerRecord(id="a", host="h", pid=1, pool="default", lane="0", beat=0),
+        coordinator=store,
+        rescue=RecordingRescue(),
+        events=RecordingEvents(),  # type: ignore[arg-type]
+        on_role=on_role,
+        clock=time.monotonic,
+    )
+    agent.start()
+    ready(agent)
+    try:
+        assert demoted.wait(20)
+        assert agent.leadership is None
+    finally:
+        released.set()
+        agent.leave()
+
+
+def test_a_dead_child_hands_the_lane_over_at_once_and_its_job_back(world: World) -> None:
+    """The parent does not wait for heartbeats to learn what the kernel told it."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    a.child_lost(1)
+    world.run(0.25, a, b)
+    assert world.primary() == "b"
+    assert world.rescues["a"].given_back == ["a"]
+    assert world.roles["a"].serving is False
+
+
+def test_draining_hands_the_lane_over_and_serves_nothing(world: World) -> None:
+    """A worker that shuts down leaves the lane first."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    a.drain()
+    world.run(0.25, a, b)
+    assert world.primary() == "b"
+    assert world.roles["a"] == Role(serving=False, leadership=None)
+
+
+def test_at_no_moment_do_two_agents_believe_they_lead(world: World) -> None:
+    """Over many pauses of random length the beliefs never overlap."""
+    import random
+
+    rng = random.Random(7)
+    agents = [ready(world.agent(name)) for name in "abc"]
+    paused: dict[str, float] = {}
+    changes = set()
+    for _ in range(4000):
+        world.clock.advance(0.05)
+        for agent in agents:
+            if paused.get(agent.id, 0) > world.clock():
+                continue
+            if rng.random() < 0.002:
+                paused[agent.id] = world.clock() + rng.uniform(0.5, 8)
+                continue
+            agent.tick()
+        believers = [
+            agent
+            for agent in agents
+            if paused.get(agent.id, 0) <= world.clock()
+            and agent.leadership
+            and agent.leadership.deadline_s > world.clock()
+        ]
+        assert len(believers) <= 1
+        changes.add(world.primary())
+    assert {"a", "b", "c"} <= changes

@@ -1,0 +1,49 @@
+"""Missed heartbeats are counted by observed change, on the observer's own clock."""
+
+from __future__ import annotations
+
+from tts_tasks.coordination.base import WorkerRecord
+from tts_workers.watchdog import Watchdog
+
+
+def record(beat: int) -> WorkerRecord:
+    return WorkerRecord(id="w", host="h", pid=1, pool="default", lane="0", beat=beat)
+
+
+def test_silence_grows_while_the_record_stands_still() -> None:
+    """What counts is how long this observer has seen no change."""
+    watchdog = Watchdog(max_step_s=1.0)
+    for step in range(4):
+        silence_s = watchdog.observe({"w": record(1)}, now_s=step * 0.5)
+    assert silence_s == {"w": 1.5}
+
+
+def test_any_change_of_the_record_ends_the_silence() -> None:
+    """A heartbeat starts the count anew, also one with a smaller number."""
+    watchdog = Watchdog(max_step_s=1.0)
+    watchdog.observe({"w": record(5)}, now_s=0.0)
+    watchdog.observe({"w": record(5)}, now_s=1.0)
+    assert watchdog.observe({"w": record(4)}, now_s=2.0) == {"w": 0.0}
+
+
+def test_an_observers_own_absence_is_not_held_against_the_others() -> None:
+    """An observer that was suspended for an hour adds one step, not an hour."""
+    watchdog = Watchdog(max_step_s=0.5)
+    watchdog.observe({"w": record(1)}, now_s=0.0)
+    assert watchdog.observe({"w": record(1)}, now_s=3600.0) == {"w": 0.5}
+
+
+def test_a_record_that_expired_counts_as_silence() -> None:
+    """A registered worker without a record is silent, not unknown."""
+    watchdog = Watchdog(max_step_s=1.0)
+    watchdog.observe({"w": None}, now_s=0.0)
+    assert watchdog.observe({"w": None}, now_s=1.0) == {"w": 1.0}
+
+
+def test_a_worker_that_was_struck_off_starts_afresh_when_it_returns() -> None:
+    """Old silence is not remembered past a deregistration."""
+    watchdog = Watchdog(max_step_s=1.0)
+    watchdog.observe({"w": record(1)}, now_s=0.0)
+    watchdog.observe({"w": record(1)}, now_s=1.0)
+    watchdog.observe({}, now_s=2.0)
+    assert watchdog.observe({"w": record(1)}, now_s=3.0) == {"w": 0.0}

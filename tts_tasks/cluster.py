@@ -1,0 +1,105 @@
+"""The cluster as operators see it: lanes, workers, queues, events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tts_tasks.coordination.redis_store import RedisCoordinator
+from tts_tasks.events import EventLog
+from tts_tasks.redis_connection import RedisClient, connect, unavailable_is_clear
+from tts_tasks.routing import Route, route_of
+from tts_tasks.settings import get_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tts_tasks.coordination import WorkerRecord
+    from tts_tasks.settings import Settings
+
+
+def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
+    """Return who is primary where, who lives, and how long the queues are.
+
+    ``heartbeat_age_s`` is by Redis's clock, to the second; it is for people. The watchdog counts
+    changes on its own.
+    """
+    settings = settings or get_settings()
+    coordinator = RedisCoordinator(settings.redis_url, timeout_s=2.0)
+    client = connect(settings.redis_url)
+    records = {id_: record for id_, record in coordinator.workers().items() if record}
+    routes = {Route(record.pool, record.lane) for record in records.values()}
+    routes.add(route_of(settings))
+    lanes, primaries = [], {}
+    for route in sorted(routes, key=lambda route: route.lane_key):
+        lease = coordinator.read(route.lane_key)
+        lanes.append(
+            {
+                "pool": route.pool,
+                "lane": route.lane,
+                "primary": lease.holder if lease else None,
+                "epoch": lease.epoch if lease else None,
+            }
+        )
+        if lease:
+            primaries[route.lane_key] = lease.holder
+    ages_s = _ages_s(client, records, settings)
+    workers = [
+        _worker(record, primaries.get(f"{record.pool}.{record.lane}"), ages_s[id_])
+        for id_, record in records.items()
+    ]
+    return {"lanes": lanes, "workers": workers, "queues": _queue_lengths(client, routes, settings)}
+
+
+def events(
+    *, follow: bool = False, since_s: float | None = None, settings: Settings | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield ``{"time", "event", ...}``, oldest first; with ``follow`` also what happens next."""
+    settings = settings or get_settings()
+    log = EventLog(connect(settings.redis_url))
+    with unavailable_is_clear(settings.redis_url):
+        yield from log.read(follow=follow, since_s=since_s)
+
+
+def _worker(record: WorkerRecord, primary: str | None, age_s: float | None) -> dict[str, Any]:
+    role = "primary" if record.id == primary else "draining" if record.draining else "standby"
+    return {
+        "id": record.id,
+        "host": record.host,
+        "pid": record.pid,
+        "pool": record.pool,
+        "lane": record.lane,
+        "role": role if record.ready else "loading",
+        "ready": record.ready,
+        "device": record.device,
+        "engine": record.engine,
+        "fingerprint": record.fingerprint,
+        "heartbeat_age_s": age_s,
+        "started_at": record.started_at,
+    }
+
+
+def _ages_s(
+    client: RedisClient, records: dict[str, WorkerRecord], settings: Settings
+) -> dict[str, float | None]:
+    from tts_tasks import keys
+    from tts_tasks.coordination.base import record_ttl_s
+
+    ttl_s = record_ttl_s(settings.heartbeat_s)
+    with unavailable_is_clear(settings.redis_url):
+        pipe = client.pipeline(transaction=False)
+        for id_ in records:
+            pipe.pttl(keys.worker(id_))
+        left_ms = pipe.execute()
+    return {
+        id_: round(max(0.0, ttl_s - ms / 1000), 1) if ms > 0 else None
+        for id_, ms in zip(records, left_ms, strict=True)
+    }
+
+
+def _queue_lengths(client: RedisClient, routes: set[Route], settings: Settings) -> dict[str, int]:
+    names = sorted({queue for route in routes for queue in route.queues})
+    with unavailable_is_clear(settings.redis_url):
+        pipe = client.pipeline(transaction=False)
+        for name in names:
+            pipe.llen(name)
+        return dict(zip(names, pipe.execute(), strict=True))

@@ -1,0 +1,105 @@
+"""What a coordination store must do, and the values that go in and out of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lane's lease as the store holds it: the pair that every fenced effect is checked with."""
+
+    epoch: int
+    holder: str
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.holder}"
+
+    @classmethod
+    def parse(cls, record: str) -> Self:
+        """Read ``epoch:holder``; raises ValueError for anything else."""
+        epoch, separator, holder = record.partition(":")
+        if not separator or not holder:
+            raise ValueError(f"{record!r} is not a lease record (epoch:holder)")
+        return cls(int(epoch), holder)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """What a worker says of itself with every heartbeat."""
+
+    id: str  #: ``node@host/incarnation``: a restarted worker is another one
+    host: str
+    pid: int
+    pool: str
+    lane: str
+    beat: int  #: changes with every heartbeat; what the watchdog watches
+    ready: bool = False  #: its engine has spoken
+    draining: bool = False
+    device: str = "cpu"
+    engine: str = ""
+    fingerprint: str = ""
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    queues: tuple[str, ...] = ()
+    unacked_key: str = ""  #: hash of the messages it has taken and not acknowledged
+    unacked_index_key: str = ""
+    started_at: str = ""
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a record; unknown fields of a newer version are ignored."""
+        fields = json.loads(text)
+        known = {name: value for name, value in fields.items() if name in cls.__slots__}
+        known["queues"] = tuple(known.get("queues", ()))
+        return cls(**known)
+
+
+class Coordinator(Protocol):
+    """Lease and registry in one store. Every call may raise `UnavailableError`."""
+
+    def acquire(self, lane_key: str, holder: str, ttl_s: float) -> Lease | None:
+        """Take a free lane under a new, greater epoch; None if somebody has it."""
+        ...
+
+    def renew(self, lane_key: str, lease: Lease, ttl_s: float) -> bool:
+        """Prolong exactly this lease; False if it is no longer there."""
+        ...
+
+    def remove(self, lane_key: str, lease: Lease) -> bool:
+        """Remove exactly this lease: its holder's release or a watchdog's deposition."""
+        ...
+
+    def read(self, lane_key: str) -> Lease | None:
+        """Return the lease as it stands."""
+        ...
+
+    def beat(self, record: WorkerRecord, ttl_s: float) -> None:
+        """Register a worker, or renew its record."""
+        ...
+
+    def workers(self) -> dict[str, WorkerRecord | None]:
+        """Return every registered worker; None for one whose record has expired."""
+        ...
+
+    def forget(self, worker_id: str) -> None:
+        """Strike a worker off the registry."""
+        ...
+
+
+def record_ttl_s(heartbeat_s: float) -> float:
+    """Return the TTL of a worker's record: far past the watchdog's verdict, who does not use it."""
+    return 60 * heartbeat_s
+
+
+def check_ttl(ttl_s: float) -> int:
+    """Return a TTL in whole milliseconds; raises ValueError for one that would never lapse."""
+    ttl_ms = int(ttl_s * 1000)
+    if ttl_ms <= 0:
+        raise ValueError(f"a lease needs a TTL greater than 0 s, not {ttl_s!r}")
+    return ttl_ms

@@ -1,0 +1,116 @@
+"""Every error this system raises on purpose, in one tree.
+
+::
+
+    TTSError
+    ├── ConfigurationError        a setting, a missing program, an impossible combination
+    ├── RequestError              one request is wrong: ``field`` and ``reason``
+    ├── ConflictError             the id or the name is taken by something else
+    ├── NotFoundError             no such job, batch, worker, artifact
+    ├── UnavailableError          Redis, storage or a fitting worker cannot be reached
+    ├── WaitTimeoutError          the wait ended, the work goes on
+    ├── JobFailedError            what ``.get()`` and ``follow`` raise for a failed job
+    ├── JobCancelledError         somebody cancelled it
+    ├── StaleError                the effect comes too late and was refused
+    │   ├── StaleAttemptError     a newer attempt has the job
+    │   └── NotLeaderError        the lane's lease is not (or no longer) ours
+    ├── StorageError              the artifact store refused or failed
+    └── EngineError               the engine failed; another attempt may succeed
+        ├── EngineLoadError       it never became ready
+        ├── EngineCrashedError    its process died while speaking
+        ├── EngineOutOfMemoryError
+        └── UnspeakableTextError  permanent: this text holds nothing to speak
+
+A message says what was wrong, where, and what to do. Errors travel through Celery's JSON result
+backend, which rebuilds them from ``args``: so every constructor takes plain strings, positionally.
+"""
+
+from __future__ import annotations
+
+
+class TTSError(Exception):
+    """The root of everything raised on purpose."""
+
+
+class ConfigurationError(TTSError):
+    """A setting, a missing program or an impossible combination; the message names the way out."""
+
+
+class RequestError(TTSError):
+    """One request is wrong; ``field`` says where and ``reason`` what."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
+
+
+class ConflictError(TTSError):
+    """The id or the name is taken by something else; nothing was overwritten."""
+
+
+class NotFoundError(TTSError):
+    """There is no such job, batch, worker or artifact."""
+
+
+class UnavailableError(TTSError):
+    """Redis, the storage or a fitting worker cannot be reached now."""
+
+
+class WaitTimeoutError(TTSError):
+    """The wait ended; the work goes on."""
+
+
+class JobFailedError(TTSError):
+    """The job ended without an artifact; ``code`` is stable, ``reason`` is for people."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}"
+
+
+class JobCancelledError(TTSError):
+    """Somebody cancelled the job."""
+
+
+class StaleError(TTSError):
+    """The effect comes too late and was refused by the store."""
+
+
+class StaleAttemptError(StaleError):
+    """A newer attempt has the job (or the job has ended)."""
+
+
+class NotLeaderError(StaleError):
+    """The lane's lease is not, or no longer, held by this worker under this epoch."""
+
+
+class StorageError(TTSError):
+    """The artifact store refused or failed."""
+
+
+class EngineError(TTSError):
+    """The engine failed on this attempt; another attempt may succeed."""
+
+
+class EngineLoadError(EngineError):
+    """The engine never became ready."""
+
+
+class EngineCrashedError(EngineError):
+    """The engine's process died while it was speaking."""
+
+
+class EngineOutOfMemoryError(EngineError):
+    """The device ran out of memory."""
+
+
+class UnspeakableTextError(EngineError):
+    """The text holds nothing that can be spoken; no further attempt will change that."""

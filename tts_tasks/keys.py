@@ -1,0 +1,99 @@
+"""Job ids and the Redis keys they lead to.
+
+A job id is ``TAG:ITEM``. The tag is the hash tag of all the keys that one script may touch: for an
+online job the lane (``pool.lane``), so that a claim can check the lane's lease in the same step;
+for a line of a batch the batch id, so that a finish counts in the batch in the same step.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+from tts_tasks.errors import RequestError
+
+BATCH_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}:[A-Za-z0-9._-]{1,80}")
+
+EVENTS = "tts:events"
+BATCHES = "tts:batches"
+WORKERS = "tts:workers"
+
+
+def new_job_id(lane_key: str) -> str:
+    """Return the id of a new online job; ids of one lane sort by the time they were made."""
+    return f"{lane_key}:{int(time.time() * 1000):012x}{secrets.token_hex(5)}"
+
+
+def batch_job_id(batch: str, line: int) -> str:
+    """Return the id of the job that line ``line`` (from 1) of a batch becomes."""
+    return f"{batch}:{line}"
+
+
+def job_id_of_task(task_id: str, lane_key: str) -> str:
+    """Return the job id that a Celery task id stands for (a foreign one is put on the lane)."""
+    return task_id if ":" in task_id else f"{lane_key}:{task_id}"
+
+
+def split_job_id(job_id: str) -> tuple[str, str]:
+    """Return ``(tag, item)``; raises `RequestError` for what is not a job id."""
+    if not _JOB_ID_PATTERN.fullmatch(job_id):
+        raise RequestError("id", f"{job_id[:120]!r} is not a job id (TAG:ITEM)")
+    tag, _, item = job_id.partition(":")
+    return tag, item
+
+
+def check_batch_id(batch: str) -> str:
+    """Return the batch id; raises `RequestError` if it cannot be one."""
+    if not BATCH_ID_PATTERN.fullmatch(batch):
+        raise RequestError(
+            "id", f"{batch[:120]!r}: use letters, digits and . _ - (at most 80, a letter first)"
+        )
+    return batch
+
+
+def job(job_id: str) -> str:
+    """Hash: state, request, attempt, worker, result of a job."""
+    tag, item = split_job_id(job_id)
+    return f"tts:{{{tag}}}:job:{item}"
+
+
+def batch(batch_id: str) -> str:
+    """Hash: counters and description of a batch."""
+    return f"tts:{{{batch_id}}}:batch"
+
+
+def batch_done(batch_id: str) -> str:
+    """List: the lines of a batch in the order in which they ended."""
+    return f"tts:{{{batch_id}}}:done"
+
+
+def batch_rejected(batch_id: str) -> str:
+    """Hash: line number → rejected line, as JSON."""
+    return f"tts:{{{batch_id}}}:rejected"
+
+
+def lease(lane_key: str) -> str:
+    """Lease record ``epoch:holder`` with a TTL: who is the primary of a lane."""
+    return f"tts:{{{lane_key}}}:lease"
+
+
+def epoch(lane_key: str) -> str:
+    """Counter of a lane's fencing tokens."""
+    return f"tts:{{{lane_key}}}:epoch"
+
+
+def worker(worker_id: str) -> str:
+    """JSON heartbeat record of a worker; expires long after its silence was noticed."""
+    return f"tts:worker:{worker_id}"
+
+
+def claims(worker_id: str) -> str:
+    """Set: jobs a worker has claimed or was about to claim (written before the claim)."""
+    return f"tts:worker:{worker_id}:claims"
+
+
+def open_jobs(queue: str) -> str:
+    """Sorted set: jobs accepted for a queue and not ended, by when they were last rung (ms)."""
+    return f"tts:open:{queue}"

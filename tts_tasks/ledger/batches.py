@@ -1,0 +1,155 @@
+"""Batches: open, seal, count, list. A batch's jobs are in `tts_tasks.ledger.jobs`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from tts_tasks import keys
+from tts_tasks.errors import ConflictError
+from tts_tasks.ledger.jobs import CHUNK
+from tts_tasks.redis_connection import RedisClient, Scripts, connect, unavailable_is_clear
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch as the ledger holds it."""
+
+    id: str
+    output: str  #: prefix of its artifacts in storage
+    queue: str
+    sealed: bool  #: all lines are in
+    accepted: int  #: lines that became jobs (0 until sealed)
+    rejected: int
+    succeeded: int
+    failed: int
+    last_line: int  #: the last physical line that was read so far
+    created_ms: int
+    report: str | None  #: URI, once it is written
+
+    @property
+    def total(self) -> int:
+        """Lines of the file that are not blank."""
+        return self.accepted + self.rejected
+
+    @property
+    def complete(self) -> bool:
+        """Whether every line has its outcome."""
+        return self.sealed and self.succeeded + self.failed >= self.accepted
+
+    @classmethod
+    def from_hash(cls, batch_id: str, fields: dict[str, str]) -> Self:
+        """Read a batch's hash."""
+        return cls(
+            id=batch_id,
+            output=fields.get("output", batch_id),
+            queue=fields.get("queue", ""),
+            sealed=fields.get("sealed") == "1",
+            accepted=int(fields.get("accepted", 0)),
+            rejected=int(fields.get("rejected", 0)),
+            succeeded=int(fields.get("succeeded", 0)),
+            failed=int(fields.get("failed", 0)),
+            last_line=int(fields.get("last_line", 0)),
+            created_ms=int(fields.get("created_ms", 0)),
+            report=fields.get("report") or None,
+        )
+
+
+class BatchBook:
+    """The ledger of batches in Redis. Every call may raise `UnavailableError`."""
+
+    def __init__(self, url: str, *, client: RedisClient | None = None) -> None:
+        self._url = url
+        self._client = client or connect(url)
+        self._scripts = Scripts(self._client, "tts_tasks.ledger")
+
+    def open(self, batch_id: str, *, source: str, output: str, queue: str) -> bool:
+        """Open a batch; True if its lines are still to be accepted, False if all are in.
+
+        ``source`` identifies the content: the same id with the same source re-attaches, with
+        another one it is a `ConflictError`.
+        """
+        with unavailable_is_clear(self._url):
+            # indexed first: a batch that is not listed could not be found again
+            self._client.zadd(keys.BATCHES, {batch_id: self._now_ms()}, nx=True)
+            outcome, sealed = self._scripts.run(
+                "open_batch", [keys.batch(batch_id)], [source, "output", output, "queue", queue]
+            )
+        if outcome == "other":
+            raise ConflictError(
+                f"batch {batch_id} exists with other content or another output; nothing was "
+                "changed: submit this file under another --id"
+            )
+        return bool(sealed != "1")
+
+    def reject(self, batch_id: str, lines: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Note rejected lines: ``(line, {"id", "field", "reason"})``."""
+        if lines:
+            mapping = {str(line): json.dumps(why, ensure_ascii=False) for line, why in lines}
+            with unavailable_is_clear(self._url):
+                self._client.hset(keys.batch_rejected(batch_id), mapping=mapping)
+
+    def reached(self, batch_id: str, line: int) -> None:
+        """Note up to which physical line the file has been read."""
+        with unavailable_is_clear(self._url):
+            self._client.hset(keys.batch(batch_id), "last_line", str(line))
+
+    def seal(self, batch_id: str, *, accepted: int, rejected: int) -> int:
+        """Say that all lines are in; returns how many jobs are still open."""
+        with unavailable_is_clear(self._url):
+            return int(
+                self._scripts.run("seal_batch", [keys.batch(batch_id)], [accepted, rejected])
+            )
+
+    def get(self, batch_id: str) -> BatchRecord | None:
+        """Return a batch, or None."""
+        with unavailable_is_clear(self._url):
+            fields = self._client.hgetall(keys.batch(batch_id))
+        return BatchRecord.from_hash(batch_id, fields) if fields else None
+
+    def all(self) -> list[BatchRecord]:
+        """Return all batches, newest first; those that retention has removed are struck off."""
+        with unavailable_is_clear(self._url):
+            ids = self._client.zrevrange(keys.BATCHES, 0, -1)
+            pipe = self._client.pipeline(transaction=False)
+            for batch_id in ids:
+                pipe.hgetall(keys.batch(batch_id))
+            found = list(zip(ids, pipe.execute(), strict=True))
+            gone = [batch_id for batch_id, fields in found if not fields]
+            if gone:
+                self._client.zrem(keys.BATCHES, *gone)
+        return [BatchRecord.from_hash(batch_id, fields) for batch_id, fields in found if fields]
+
+    def rejected(self, batch_id: str) -> dict[int, dict[str, Any]]:
+        """Return the rejected lines by line number."""
+        with unavailable_is_clear(self._url):
+            raw = self._client.hgetall(keys.batch_rejected(batch_id))
+        return {int(line): json.loads(why) for line, why in sorted(raw.items(), key=_by_line)}
+
+    def ended_lines(self, batch_id: str, after: int, limit: int = CHUNK) -> list[int]:
+        """Return lines in the order in which they ended, from position ``after`` (from 0)."""
+        with unavailable_is_clear(self._url):
+            raw = self._client.lrange(keys.batch_done(batch_id), after, after + limit - 1)
+        return [int(line) for line in raw]
+
+    def reported(self, batch_id: str, uri: str, job_ids: Sequence[str], retention_s: int) -> None:
+        """Note that the report is written, and let the batch expire after its retention."""
+        with unavailable_is_clear(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.hset(keys.batch(batch_id), "report", uri)
+            own = (keys.batch(batch_id), keys.batch_done(batch_id), keys.batch_rejected(batch_id))
+            for key in (*own, *map(keys.job, job_ids)):
+                pipe.expire(key, retention_s)
+            pipe.execute()
+
+    def _now_ms(self) -> int:
+        now_s, micros = self._client.time()
+        return int(now_s) * 1000 + int(micros) // 1000
+
+
+def _by_line(item: tuple[str, str]) -> int:
+    return int(item[0])

@@ -1,0 +1,212 @@
+"""Jobs: accept, claim, append, finish, release.
+
+Rules 2 and 3 of the design live in the scripts that this module runs: a job is in the ledger
+before its message is sent, `claim` alone decides who works on it, and only the newest attempt may
+append or finish. Proved by ``tests/contract/test_job_ledger.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tts_tasks import keys
+from tts_tasks.ledger.records import Claim, ClaimRefused, JobMeta, JobRecord, Refusal
+from tts_tasks.redis_connection import RedisClient, Scripts, connect, unavailable_is_clear
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tts_tasks.coordination.base import Lease
+    from tts_tasks.requests import SpeechRequest
+
+#: Jobs that go to Redis in one round trip.
+CHUNK = 500
+
+
+class JobLedger:
+    """The ledger of jobs in Redis. Every call may raise `UnavailableError`."""
+
+    def __init__(self, url: str, *, client: RedisClient | None = None) -> None:
+        self._url = url
+        self._client = client or connect(url)
+        self._scripts = Scripts(self._client, "tts_tasks.ledger")
+
+    def accept(self, jobs: Sequence[tuple[str, SpeechRequest, JobMeta]]) -> list[int | None]:
+        """Write jobs down; returns for each when it was accepted (ms), or None if it was there.
+
+        The index of open jobs is written first: a crash in between leaves an entry that leads
+        nowhere, never a job that nobody looks after.
+        """
+        accepted: list[int | None] = []
+        now_ms = self.now_ms()
+        with unavailable_is_clear(self._url):
+            for start in range(0, len(jobs), CHUNK):
+                chunk = jobs[start : start + CHUNK]
+                pipe = self._client.pipeline(transaction=False)
+                for job_id, request, meta in chunk:
+                    pipe.zadd(keys.open_jobs(meta.queue), {job_id: now_ms}, nx=True)
+                    fields = ["request", request.model_dump_json(), "meta", meta.to_json()]
+                    self._scripts.run("accept", [keys.job(job_id)], fields, client=pipe)
+                answers = pipe.execute()[1::2]
+                accepted += [at_ms if new else None for new, at_ms in answers]
+        return accepted
+
+    def claim(
+        self, job_id: str, worker: str, lease: Lease | None, *, max_strikes: int, batch: bool
+    ) -> Claim | ClaimRefused:
+        """Ask for a job. The worker's own list of claims is written first, for its recoverers."""
+        job_keys = [keys.job(job_id)]
+        if not batch:
+            job_keys.append(keys.lease(keys.split_job_id(job_id)[0]))
+        believed = str(lease) if lease else ""
+        with unavailable_is_clear(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.sadd(keys.claims(worker), job_id)
+            self._scripts.run("claim", job_keys, [worker, max_strikes, believed], client=pipe)
+            answer = pipe.execute()[1]
+            if answer[0] != "claimed":
+                self._client.srem(keys.claims(worker), job_id)
+        if answer[0] == "claimed":
+            _, attempt, request, meta, accepted_ms = answer
+            return Claim(
+                job_id=job_id,
+                worker=worker,
+                attempt=int(attempt),
+                request=json.loads(request),
+                meta=JobMeta.from_json(meta),
+                accepted_ms=int(accepted_ms),
+            )
+        detail = str(answer[1]) if len(answer) > 1 else ""
+        result = json.loads(answer[2] or "{}") if len(answer) > 2 else {}
+        return ClaimRefused(Refusal(answer[0]), detail, result)
+
+    def append(self, claim: Claim, segments_done: int, segments: int) -> bool:
+        """Note progress; False if a newer attempt has the job."""
+        with unavailable_is_clear(self._url):
+            return bool(
+                self._scripts.run(
+                    "append",
+                    [keys.job(claim.job_id)],
+                    [claim.attempt, claim.worker, segments_done, segments],
+                )
+            )
+
+    def finish(
+        self, claim: Claim, state: str, result: dict[str, Any], *, retention_s: int
+    ) -> int | None:
+        """End a job as ``succeeded`` or ``failed``.
+
+        Returns how many jobs of its batch are still open (-1: not known, or not of a batch), or
+        None if the attempt is stale and nothing was changed. Finishing twice is finishing once.
+        """
+        return self._finish(
+            claim.job_id, claim.meta, str(claim.attempt), claim.worker, state, result, retention_s
+        )
+
+    def give_up(
+        self, record: JobRecord, worker: str, result: dict[str, Any], *, retention_s: int
+    ) -> int | None:
+        """Fail a job that nobody (or only ``worker``) works on; returns like `finish`."""
+        return self._finish(record.id, record.meta, "*", worker, "failed", result, retention_s)
+
+    def _finish(  # noqa: PLR0917 - the script's arguments, in its order
+        self,
+        job_id: str,
+        meta: JobMeta,
+        attempt: str,
+        worker: str,
+        state: str,
+        result: dict[str, Any],
+        retention_s: int,
+    ) -> int | None:
+        job_keys = [keys.job(job_id)]
+        if meta.batch:
+            job_keys += [keys.batch(meta.batch), keys.batch_done(meta.batch)]
+        args = [attempt, worker, state, json.dumps(result, ensure_ascii=False), meta.line]
+        with unavailable_is_clear(self._url):
+            answer = self._scripts.run("finish", job_keys, [*args, retention_s])
+            if answer[0] != "ok":
+                return None
+            pipe = self._client.pipeline(transaction=False)
+            pipe.zrem(keys.open_jobs(meta.queue), job_id)
+            pipe.srem(keys.claims(worker), job_id)
+            pipe.execute()
+        return int(answer[1])
+
+    def release(self, job_id: str, worker: str, attempt: int | None, *, strike: bool) -> int | None:
+        """Take a job back from a worker; returns its strikes, or None if the worker has it not."""
+        with unavailable_is_clear(self._url):
+            answer = self._scripts.run(
+                "release",
+                [keys.job(job_id)],
+                [worker, "*" if attempt is None else attempt, int(strike)],
+            )
+            self._client.srem(keys.claims(worker), job_id)
+        return int(answer[1]) if answer[0] == "released" else None
+
+    def claims_of(self, worker: str) -> list[str]:
+        """Return the jobs that a worker has claimed, or was about to."""
+        with unavailable_is_clear(self._url):
+            return sorted(self._client.smembers(keys.claims(worker)))
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """Return a job, or None."""
+        return self.get_many([job_id])[0]
+
+    def get_many(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """Return jobs in the order asked for; None for those that the ledger does not know."""
+        found: list[JobRecord | None] = []
+        with unavailable_is_clear(self._url):
+            for start in range(0, len(job_ids), CHUNK):
+                chunk = job_ids[start : start + CHUNK]
+                pipe = self._client.pipeline(transaction=False)
+                for job_id in chunk:
+                    pipe.hgetall(keys.job(job_id))
+                for job_id, fields in zip(chunk, pipe.execute(), strict=True):
+                    found.append(JobRecord.from_hash(job_id, fields) if fields else None)
+        return found
+
+    def now_ms(self) -> int:
+        """Return Redis's time in ms."""
+        with unavailable_is_clear(self._url):
+            now_s, micros = self._client.time()
+        return int(now_s) * 1000 + int(micros) // 1000
+
+    def rung(self, queue: str, job_ids: Iterable[str]) -> None:
+        """Note that these jobs were rung again just now."""
+        scores = dict.fromkeys(job_ids, self.now_ms())
+        if scores:
+            with unavailable_is_clear(self._url):
+                self._client.zadd(keys.open_jobs(queue), scores, xx=True)
+
+    def close(self, queue: str, job_id: str) -> None:
+        """Strike an ended or unknown job off the index of open ones."""
+        with unavailable_is_clear(self._url):
+            self._client.zrem(keys.open_jobs(queue), job_id)
+
+    def unheard(self, queue: str, *, grace_s: float, limit: int) -> list[str]:
+        """Return open jobs whose ring must have been heard by now.
+
+        A queue is first in, first out: what was rung earlier than the message that is next to be
+        taken has left the queue. Each message carries when it was rung (``rung_ms``).
+        """
+        with unavailable_is_clear(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.time()
+            pipe.lindex(queue, -1)
+            (now_s, micros), next_message = pipe.execute()
+            until_ms = now_s * 1000 + micros // 1000
+            if next_message:
+                until_ms = min(until_ms, _rung_ms(next_message))
+            found: list[str] = self._client.zrangebyscore(
+                keys.open_jobs(queue), "-inf", until_ms - grace_s * 1000, start=0, num=limit
+            )
+        return found
+
+
+def _rung_ms(message: str) -> float:
+    try:
+        return float(json.loads(message)["headers"]["rung_ms"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a foreign message says nothing about ours

@@ -1,0 +1,100 @@
+"""The values that go in and out of the ledger."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class JobMeta:
+    """What is fixed about a job besides its request, when it is accepted."""
+
+    queue: str  #: the Celery queue that rings for it
+    name: str  #: the artifact's final name in storage
+    lane_key: str = ""  #: the lane of an online job; empty for a line of a batch
+    batch: str = ""
+    line: int = 0  #: physical line in the batch file, from 1
+    item_id: str = ""  #: the id its author gave it
+    task_id: str = ""  #: the Celery task that somebody may wait for; empty: the job id itself
+
+    def to_json(self) -> str:
+        """Return it as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's right to work on a job: good until a newer attempt exists."""
+
+    job_id: str
+    worker: str
+    attempt: int
+    request: dict[str, Any]
+    meta: JobMeta
+    accepted_ms: int
+
+
+class Refusal(StrEnum):
+    """Why a claim was refused."""
+
+    HELD = "held"  #: another worker has it
+    ENDED = "ended"  #: it is done; ``detail`` is the state and ``result`` what came of it
+    MISSING = "missing"  #: the ledger does not know it
+    NOT_LEADER = "not_leader"  #: the lane's lease is not this worker's
+    EXHAUSTED = "exhausted"  #: too many workers were lost over it
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRefused:
+    """The answer to a claim that was not granted."""
+
+    reason: Refusal
+    detail: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job as the ledger holds it."""
+
+    id: str
+    state: str  #: accepted | running | succeeded | failed
+    attempt: int
+    worker: str
+    request: dict[str, Any]
+    meta: JobMeta
+    result: dict[str, Any]  #: the artifact's record, or ``{"error": {"code", "reason"}}``
+    accepted_ms: int
+    finished_ms: int | None
+    segments_done: int
+    segments: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ("succeeded", "failed")
+
+    @classmethod
+    def from_hash(cls, job_id: str, fields: dict[str, str]) -> Self:
+        """Read a job's hash."""
+        return cls(
+            id=job_id,
+            state=fields["state"],
+            attempt=int(fields.get("attempt", 0)),
+            worker=fields.get("worker", ""),
+            request=json.loads(fields["request"]),
+            meta=JobMeta.from_json(fields["meta"]),
+            result=json.loads(fields.get("result") or "{}"),
+            accepted_ms=int(fields.get("accepted_ms", 0)),
+            finished_ms=int(fields["finished_ms"]) if "finished_ms" in fields else None,
+            segments_done=int(fields.get("segments_done", 0)),
+            segments=int(fields.get("segments", 0)),
+        )

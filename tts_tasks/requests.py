@@ -1,0 +1,364 @@
+"""One request for speech: its fields, its defaults, its validation.
+
+Files of requests are read by `tts_tasks.jsonl`. Every field is hostile until it has passed here:
+requests come from files, from HTTP bodies and from Celery messages.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import unicodedata
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from tts_tasks.errors import RequestError
+from tts_tasks.formats import (
+    AUDIO_FORMATS,
+    FORMAT_SAMPLE_RATES_HZ,
+    SAMPLE_RATES_HZ,
+    AudioFormat,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from pydantic_core import ErrorDetails
+
+#: Longest text of one job, in characters. A book of 1,000 pages has about two million.
+MAX_TEXT_CHARS = 2_000_000
+#: Reference audio is seconds long, so its transcript is short.
+MAX_PROMPT_TEXT_CHARS = 4_000
+MAX_OUTPUT_NAME_BYTES = 180
+MAX_PROMPT_AUDIO_BYTES = 1_024
+MAX_ID_BYTES = 180
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,127}")
+# Tab, line ends, vertical tab, form feed and U+0085 are white space of real documents. The other
+# controls are debris (U+0080 to U+009F mostly cp1252 read as Latin-1), and engines choke on them.
+_UNSPEAKABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
+# In names also what makes them look like another name: line separators, text direction, BOM.
+_NOT_IN_NAMES = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
+)
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+_AUDIO_SUFFIXES = tuple(f".{name}" for name in AUDIO_FORMATS)
+
+
+def _whole_number(value: object) -> object:
+    # JSON has one number type: 24000.0 is what pandas writes for 24000.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+
+
+class Requirements(BaseModel):
+    """What the pool that serves a request must be able to do. Empty: any pool will do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    engine: str | None = None
+    language: str | None = None
+    features: Annotated[tuple[str, ...], Field(strict=False, max_length=32)] = ()
+    model_version: str | None = None
+
+    @field_validator("engine", "language", "model_version")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        return None if value is None else _plain(value, _NAME)
+
+    @field_validator("features")
+    @classmethod
+    def _plain_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_plain(name, _NAME) for name in value)
+
+
+class SpeechRequest(BaseModel):
+    """One text to speak with one voice. Immutable: it is pinned when the job is accepted.
+
+    Values are never coerced: ``"1.5"`` is not a speed and ``true`` is not a seed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    text: Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+    voice: str = "default"
+    lexicon: str | None = None
+    speed: Annotated[float, Field(ge=0.25, le=4.0, allow_inf_nan=False)] = 1.0
+    format: AudioFormat = "wav"
+    sample_rate: WholeNumber | None = None  #: Hz; None: what the engine speaks natively
+    seed: Annotated[WholeNumber, Field(ge=0, le=2**32 - 1)] = 0
+    output_name: str | None = None  #: relative, without the format's suffix
+    requires: Requirements = Requirements()
+    #: transcript of ``prompt_audio``
+    prompt_text: Annotated[str, Field(max_length=MAX_PROMPT_TEXT_CHARS)] | None = None
+    prompt_audio: str | None = None  #: reference audio, a path relative to the batch file
+    model: str = "default"
+
+    @field_validator("text")
+    @classmethod
+    def _text_has_something_to_speak(cls, value: str) -> str:
+        _check_characters(value)
+        if not any(char.isalnum() for char in value):
+            raise ValueError("holds no letter and no digit: there is nothing to speak")
+        return value
+
+    @field_validator("prompt_text")
+    @classmethod
+    def _prompt_text_is_text(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_characters(value)
+        return value
+
+    @field_validator("voice", "lexicon")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        return None if value is None else _plain(value, _NAME)
+
+    @field_validator("model")
+    @classmethod
+    def _model_name(cls, value: str) -> str:
+        return _plain(value, _MODEL_NAME)
+
+    @field_validator("output_name")
+    @classmethod
+    def _safe_output_name(cls, value: str | None) -> str | None:
+        return None if value is None else safe_output_name(value)
+
+    @field_validator("prompt_audio")
+    @classmethod
+    def _safe_prompt_audio(cls, value: str | None) -> str | None:
+        return None if value is None else safe_prompt_audio(value)
+
+    @field_validator("sample_rate")
+    @classmethod
+    def _format_knows_the_rate(cls, value: int | None, info: ValidationInfo) -> int | None:
+        audio_format = info.data.get("format", "wav")
+        rates = FORMAT_SAMPLE_RATES_HZ.get(audio_format, SAMPLE_RATES_HZ)
+        if value is not None and value not in rates:
+            known = ", ".join(map(str, rates))
+            raise ValueError(f"{value} Hz is no rate of {audio_format}; it takes one of {known}")
+        return value
+
+    def sound_sha256(self) -> str:
+        """Hash of everything in the request that decides the artifact's content, as hex.
+
+        Fields at their default are left out, so that a field added in a later version does not
+        change the hash of the requests of today, and their artifacts are still found.
+        """
+        fields = self.model_dump(
+            mode="json", exclude={"output_name", "requires"}, exclude_defaults=True
+        )
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _plain(value: str, pattern: re.Pattern[str]) -> str:
+    if not pattern.fullmatch(value):
+        marks = "._:@+-" if pattern is _NAME else "._:@+-/"
+        raise ValueError(
+            f"{shown(value)} is not a name: ASCII letters and digits, then also {marks}, "
+            "1 to 128 characters"
+        )
+    return value
+
+
+def _character_fault(text: str) -> str | None:
+    found = _UNSPEAKABLE.search(text)
+    if found is None:
+        return None
+    code, at = ord(found.group()), found.start() + 1
+    if 0xD800 <= code <= 0xDFFF:
+        return (
+            f"holds half of a surrogate pair (U+{code:04X}) at character {at}; "
+            "write the character itself or both halves"
+        )
+    return f"holds the control character U+{code:04X} at character {at}; remove it"
+
+
+def _check_characters(text: str) -> None:
+    if fault := _character_fault(text):
+        raise ValueError(fault)
+
+
+def _check_path_characters(value: str, max_bytes: int) -> None:
+    if not value.strip():
+        raise ValueError("is empty; leave it out instead")
+    if found := _NOT_IN_NAMES.search(value):
+        raise ValueError(
+            f"holds U+{ord(found.group()):04X} at character {found.start() + 1}; control "
+            "characters, half surrogates and direction marks have no place in a name"
+        )
+    if "\\" in value:
+        raise ValueError("holds a backslash; folders are separated by /")
+    size_bytes = len(value.encode())
+    if size_bytes > max_bytes:
+        raise ValueError(f"is {size_bytes} bytes long in UTF-8; at most {max_bytes}")
+    if value.startswith("/") or _DRIVE.match(value):
+        raise ValueError("is an absolute path; give a relative one")
+    if ".." in value.split("/"):
+        raise ValueError("holds '..', which would leave its folder")
+
+
+def safe_output_name(value: str) -> str:
+    """Return an output name that cannot leave its prefix; raises ValueError with the reason.
+
+    Subfolders are welcome (``chapter1/005``); absolute paths, ``..``, hidden parts, backslashes
+    and control characters are not. Known audio suffixes are dropped: the format decides the
+    suffix. The result is in Unicode form NFC, so that what looks the same is the same name; upper
+    and lower case stay distinct, as they are in S3 and on Linux. Idempotent: a worker that
+    validates again gets the same name.
+    """
+    name = unicodedata.normalize("NFC", value)
+    # Before the slow work below: a hostile name may have millions of characters.
+    _check_path_characters(name, MAX_OUTPUT_NAME_BYTES)
+    *folders, leaf = name.split("/")
+    while leaf.lower().endswith(_AUDIO_SUFFIXES):
+        leaf = leaf.rpartition(".")[0]
+    for part in (*folders, leaf):
+        if not part:
+            raise ValueError("holds an empty folder or file name")
+        if part.startswith("."):
+            raise ValueError(f"{shown(part)} begins with a dot; hidden names are refused")
+        if part != part.strip():
+            raise ValueError(f"{shown(part)} begins or ends with white space")
+    for folder in folders:
+        # `a.wav/b` and `a` would want a folder and a file of the same name.
+        if folder.lower().endswith(_AUDIO_SUFFIXES):
+            raise ValueError(f"the folder {shown(folder)} is named like an audio file")
+    return "/".join((*folders, leaf))
+
+
+def safe_id(value: str) -> str:
+    """Return the id of a job or a batch as it is; raises ValueError with the reason.
+
+    Ids stand in keys, URLs, logs and file names: no control characters, no braces (which are
+    hash tags in Redis keys), no white space at the ends, at most `MAX_ID_BYTES` in UTF-8.
+    """
+    if not value.strip():
+        raise ValueError("is empty; leave it out instead")
+    if found := _NOT_IN_NAMES.search(value) or re.search("[{}]", value):
+        raise ValueError(f"holds {shown(found.group())} at character {found.start() + 1}")
+    if value != value.strip():
+        raise ValueError("begins or ends with white space")
+    size_bytes = len(value.encode())
+    if size_bytes > MAX_ID_BYTES:
+        raise ValueError(f"is {size_bytes} bytes long in UTF-8; at most {MAX_ID_BYTES}")
+    return value
+
+
+def safe_prompt_audio(value: str) -> str:
+    """Return a relative path that cannot leave its folder; raises ValueError with the reason.
+
+    ``.`` parts and doubled slashes are collapsed. The spelling is otherwise kept: it must match
+    the file on disk.
+    """
+    if "://" in value or value.lower().startswith("data:"):
+        raise ValueError("is a URL; give the path of a file beside the batch file")
+    _check_path_characters(value, MAX_PROMPT_AUDIO_BYTES)
+    path = str(PurePosixPath(value))
+    if path == ".":
+        raise ValueError("names a folder, not a file")
+    return path
+
+
+def parse_request(fields: Mapping[str, Any]) -> SpeechRequest:
+    """Validate one request; raises `RequestError` naming the first wrong field.
+
+    A field that is None counts as not given. Unknown fields are named before anything else,
+    because a mistyped name is what usually makes another field missing.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return SpeechRequest.model_validate(given)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+        raise RequestError(_field_of(first), _reason_of(first)) from None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean '...'?`` for the nearest known name, or an empty string."""
+    # Comparing is quadratic in the length, and no name of ours is long.
+    near = difflib.get_close_matches(name.lower(), known, n=1) if len(name) <= 64 else []
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def shown(value: object, max_chars: int = 60) -> str:
+    """Return a value as it may stand in a message: quoted, printable, and not too long."""
+    if isinstance(value, str):
+        cut = "..." if len(value) > max_chars else ""
+        return f"{value[:max_chars]!r}{cut}"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a very large number"
+    return repr(value) if isinstance(value, int | float) else kind(value)
+
+
+def kind(value: object) -> str:
+    """Return what a JSON value is, in words."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, dict) else f"a Python {type(value).__name__}"
+
+
+def _field_of(error: ErrorDetails) -> str:
+    parts = [str(part) for part in error["loc"]]
+    field = ".".join(parts) or "request"
+    return field if field.isprintable() and len(field) <= 80 else shown(field)
+
+
+def _unknown_field(error: ErrorDetails) -> str:
+    path = error["loc"]
+    model: type[BaseModel] = Requirements if len(path) > 1 else SpeechRequest
+    return f"is no field of ours{did_you_mean(str(path[-1]), model.model_fields)}"
+
+
+#: pydantic's error types in our words: what was wrong, and what it is instead.
+_REASONS: dict[str, Callable[[ErrorDetails], str]] = {
+    "extra_forbidden": _unknown_field,
+    "missing": lambda _: "is missing",
+    "string_type": lambda error: f"must be a string, not {kind(error['input'])}",
+    "int_type": lambda error: f"must be a whole number, not {shown(error['input'])}",
+    "float_type": lambda error: f"must be a number, not {kind(error['input'])}",
+    "string_unicode": lambda error: _character_fault(error["input"]) or "is not Unicode text",
+    "tuple_type": lambda error: f"must be a list, not {kind(error['input'])}",
+    "model_type": lambda error: f"must be an object, not {kind(error['input'])}",
+    "finite_number": lambda _: "must be a finite number",
+    "greater_than_equal": lambda error: (
+        f"must be at least {error['ctx']['ge']}; it is {shown(error['input'])}"
+    ),
+    "less_than_equal": lambda error: (
+        f"must be at most {error['ctx']['le']}; it is {shown(error['input'])}"
+    ),
+    "string_too_long": lambda error: (
+        f"is {len(error['input'])} characters long; at most {error['ctx']['max_length']}"
+    ),
+    "literal_error": lambda error: (
+        f"must be one of {', '.join(AUDIO_FORMATS)}; it is {shown(error['input'])}"
+    ),
+}
+
+
+def _reason_of(error: ErrorDetails) -> str:
+    ours = _REASONS.get(error["type"])
+    return ours(error) if ours else error["msg"].removeprefix("Value error, ")

@@ -1,0 +1,290 @@
+"""Storage in a local folder (or a shared file system that has hard links, such as NFS)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+import uuid
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from tts_tasks.errors import NotFoundError, StorageError
+from tts_tasks.storage.base import ObjectInfo, check_name, check_replaceable, is_hidden
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_TEMP_FOLDER: Final = ".tts-tmp"
+_TEMP_SUFFIX: Final = ".part"
+_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_ADVICE: Final[dict[int, str]] = {
+    errno.ENOSPC: "the disk is full: free space, or point TTS_STORAGE_URL elsewhere",
+    errno.EDQUOT: "the quota is used up: free space, or point TTS_STORAGE_URL elsewhere",
+    errno.EACCES: "give this user write permission to the folder",
+    errno.EPERM: "give this user write permission, on a file system that has hard links",
+    errno.EROFS: "the file system is read-only: remount it, or point TTS_STORAGE_URL elsewhere",
+    errno.EXDEV: "a folder inside the root is another file system: keep the root on one",
+    errno.EOPNOTSUPP: "this file system has no hard links: use another folder, or s3://",
+    errno.ELOOP: "symbolic links are not followed below the storage root",
+    errno.ENOTDIR: "a part of its folder is a file",
+}
+
+
+class LocalStorage:
+    """Objects are files below ``root``.
+
+    A file comes to be in the hidden folder ``.tts-tmp``, is synced, and gets its final name by
+    ``link``, which fails when the name is taken, also between machines on NFS; then the folder is
+    synced. A crash leaves at most a file in ``.tts-tmp`` (see `sweep`). Every folder on the way
+    is opened relative to the one before without following symbolic links, so that no name leads
+    out of the root, whoever changes the tree meanwhile. The root itself may be a link.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_absolute():
+            raise StorageError(f"storage root {root} is not an absolute path")
+        try:
+            _make_folders(root)
+            self.root = root.resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            raise _storage_error(error, root) from error
+        if not self.root.is_dir():
+            raise StorageError(f"storage root {root} is not a folder")
+
+    def __repr__(self) -> str:
+        return f"LocalStorage({str(self.root)!r})"
+
+    def create(self, name: str, data: bytes) -> bool:
+        """See `Storage.create`."""
+        check_name(name)
+        with self._errors(name), self._folder_of(name, create=True) as (folder, leaf):
+            if _lstat(folder, leaf) is None:
+                with self._temporary(data) as (temp_folder, temp):
+                    created = _link_if_absent(temp_folder, temp, folder, leaf)
+                    os.fsync(folder)
+                    return created
+            # Its creator may have died between the link and this.
+            os.fsync(folder)
+            return False
+
+    def read(self, name: str) -> bytes:
+        """See `Storage.read`."""
+        check_name(name)
+        with self._errors(name):
+            try:
+                with self._folder_of(name, create=False) as (folder, leaf):
+                    return _read_regular(folder, leaf, name)
+            except FileNotFoundError:
+                raise NotFoundError(f"there is no {name} in {self.root}") from None
+
+    def stat(self, name: str) -> ObjectInfo | None:
+        """See `Storage.stat`."""
+        check_name(name)
+        with self._errors(name):
+            try:
+                with self._folder_of(name, create=False) as (folder, leaf):
+                    found = _lstat(folder, leaf)
+            except FileNotFoundError:
+                return None
+        if found is None:
+            return None
+        _check_regular(found, name)
+        return ObjectInfo(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """See `Storage.replace`: for reports and sidecars only, never for artifacts."""
+        check_replaceable(name)
+        with (
+            self._errors(name),
+            self._folder_of(name, create=True) as (folder, leaf),
+            self._temporary(data) as (temp_folder, temp),
+        ):
+            os.replace(temp, leaf, src_dir_fd=temp_folder, dst_dir_fd=folder)
+            os.fsync(folder)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """See `Storage.list`."""
+        if prefix:
+            check_name(prefix)
+        with self._errors(prefix):
+            try:
+                with self._folder_of(f"{prefix}/." if prefix else ".", create=False) as (top, _):
+                    yield from _walk(top, f"{prefix}/" if prefix else "")
+            except FileNotFoundError:
+                return
+
+    def uri(self, name: str) -> str:
+        """See `Storage.uri`: a ``file://`` URL."""
+        return self.path(name).as_uri()
+
+    def path(self, name: str) -> Path:
+        """See `Storage.path`; raises `StorageError` where symbolic links lead out of the root."""
+        check_name(name)
+        path = self.root / name
+        with self._errors(name):
+            if not path.resolve().is_relative_to(self.root):
+                raise StorageError(f"{path} leads out of {self.root} through a symbolic link")
+        return path
+
+    def sweep(self, older_than_s: float) -> int:
+        """See `Storage.sweep`: unfinished files that nobody has written to for that long."""
+        removed = 0
+        with self._errors(_TEMP_FOLDER):
+            try:
+                with self._folder_of(f"{_TEMP_FOLDER}/.", create=False) as (folder, _):
+                    for leaf in os.listdir(folder):  # noqa: PTH208 - by descriptor
+                        found = _lstat(folder, leaf)
+                        if found is None or not _is_temporary(leaf, found):
+                            continue
+                        # File times are wall-clock times; nothing but tidiness hangs on them.
+                        if time.time() - found.st_mtime >= older_than_s:
+                            with suppress(FileNotFoundError):
+                                os.unlink(leaf, dir_fd=folder)
+                                removed += 1
+            except FileNotFoundError:
+                return 0
+        return removed
+
+    @contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, up to 3.12
+            raise _storage_error(error, self.root / name) from error
+
+    @contextmanager
+    def _folder_of(self, name: str, *, create: bool) -> Iterator[tuple[int, str]]:
+        """Open the folder that holds a name; yields its descriptor and the last part."""
+        *folders, leaf = name.split("/")
+        try:
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise StorageError(f"storage root {self.root} has vanished; is it mounted?") from error
+        try:
+            for folder in folders:
+                child = _open_folder(fd, folder, create=create)
+                os.close(fd)
+                fd = child
+            yield fd, leaf
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _temporary(self, data: bytes) -> Iterator[tuple[int, str]]:
+        """Write and sync a temporary file; it is gone afterwards, whatever happened."""
+        temp = f"{uuid.uuid4().hex}{_TEMP_SUFFIX}"
+        with self._folder_of(f"{_TEMP_FOLDER}/{temp}", create=True) as (folder, _):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            # The umask decides: artifacts are read by web servers under another user.
+            fd = os.open(temp, flags, 0o666, dir_fd=folder)
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield folder, temp
+            finally:
+                with suppress(OSError):
+                    os.unlink(temp, dir_fd=folder)
+
+
+def _link_if_absent(temp_folder: int, temp: str, folder: int, leaf: str) -> bool:
+    try:
+        os.link(temp, leaf, src_dir_fd=temp_folder, dst_dir_fd=folder, follow_symlinks=False)
+    except OSError as error:
+        # NFS may report a failure for a link that it made (a lost reply, sent again): the count
+        # of links tells.
+        if os.stat(temp, dir_fd=temp_folder, follow_symlinks=False).st_nlink > 1:
+            return True
+        if error.errno == errno.EEXIST:
+            return False
+        raise
+    return True
+
+
+def _open_folder(parent: int, folder: str, *, create: bool) -> int:
+    try:
+        fd = os.open(folder, _OPEN_FOLDER, dir_fd=parent)
+    except FileNotFoundError:
+        if not create:
+            raise
+        with suppress(FileExistsError):
+            os.mkdir(folder, dir_fd=parent)
+        fd = os.open(folder, _OPEN_FOLDER, dir_fd=parent)
+    except NotADirectoryError:
+        found = _lstat(parent, folder)
+        if found is not None and stat.S_ISLNK(found.st_mode):
+            raise StorageError(
+                f"{folder!r} is a symbolic link; links are not followed below the storage root"
+            ) from None
+        if create:
+            raise
+        # Below a file there is nothing, as in S3.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder) from None
+    if create:
+        # Not only by who made it: its maker may die before it gets here.
+        os.fsync(parent)
+    return fd
+
+
+def _make_folders(root: Path) -> None:
+    missing = [path for path in (root, *root.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _lstat(folder: int, leaf: str) -> os.stat_result | None:
+    try:
+        return os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _is_temporary(leaf: str, found: os.stat_result) -> bool:
+    return leaf.endswith(_TEMP_SUFFIX) and stat.S_ISREG(found.st_mode)
+
+
+def _check_regular(found: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise StorageError(f"{name} is no regular file: {stat.filemode(found.st_mode)}")
+
+
+def _read_regular(folder: int, leaf: str, name: str) -> bytes:
+    # O_NONBLOCK: a FIFO somebody put there must not stop us.
+    fd = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        _check_regular(os.fstat(fd), name)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)
+
+
+def _walk(top: int, prefix: str) -> Iterator[str]:
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, _, leaves, folder_fd in os.fwalk(".", dir_fd=top, onerror=stop):
+        inner = "" if folder == "." else f"{folder.removeprefix('./')}/"
+        for leaf in leaves:
+            name = f"{inner}{leaf}"
+            found = _lstat(folder_fd, leaf)
+            if not is_hidden(name) and found is not None and stat.S_ISREG(found.st_mode):
+                yield f"{prefix}{name}"
+
+
+def _storage_error(error: OSError | RuntimeError, path: Path) -> StorageError:
+    if not isinstance(error, OSError) or error.errno is None:
+        return StorageError(f"{path}: {error}")
+    advice = _ADVICE.get(error.errno)
+    return StorageError(f"{path}: {error.strerror}{f'; {advice}' if advice else ''}")

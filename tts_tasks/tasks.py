@@ -1,0 +1,113 @@
+"""The Celery task. It is thin: `apply_async` writes the ledger, a worker plugs in what runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+
+from tts_tasks import keys
+from tts_tasks.app import app
+from tts_tasks.doorbell import TASK_NAME
+from tts_tasks.errors import ConfigurationError, JobFailedError, RequestError
+from tts_tasks.ledger import JobLedger, JobMeta
+from tts_tasks.requests import SpeechRequest, parse_request
+from tts_tasks.routing import route_of
+from tts_tasks.settings import get_settings
+from tts_tasks.storage import artifact_name
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult, EagerResult
+
+#: Runs a job in the worker's child: ``(task, job id, request fields or None) -> artifact record``.
+Runner = Callable[[Task, str, "dict[str, Any] | None"], dict[str, Any]]
+
+_runner: Runner | None = None
+_ledgers: dict[str, JobLedger] = {}
+
+
+def install_runner(runner: Runner) -> None:
+    """Plug in what runs jobs; called by the worker's child when it starts."""
+    global _runner  # noqa: PLW0603 - one per process, as the engine is
+    _runner = runner
+
+
+def ledger() -> JobLedger:
+    """Return this process's ledger; connections are made at first use."""
+    url = get_settings().redis_url
+    return _ledgers.setdefault(url, JobLedger(url))
+
+
+def accept_online(request: SpeechRequest, task_id: str) -> int:
+    """Write an online job down; returns Redis's time in ms. Accepting twice is accepting once."""
+    route = route_of(get_settings())
+    job_id = keys.job_id_of_task(task_id, route.lane_key)
+    meta = JobMeta(
+        queue=route.online_queue,
+        name=artifact_name(
+            prefix="",
+            output_name=request.output_name,
+            audio_format=request.format,
+            accepted_at=datetime.now(UTC),
+            job_id=keys.split_job_id(job_id)[1],
+        ),
+        lane_key=route.lane_key,
+        task_id=task_id,
+    )
+    (accepted_ms,) = ledger().accept([(job_id, request, meta)])
+    return accepted_ms or 0
+
+
+class SynthesizeTask(Task):
+    """A task whose message is sent after the job is in the ledger, so that it cannot get lost."""
+
+    abstract = True
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult | EagerResult:
+        """Accept and ring; raises `RequestError` at once for a request that cannot be served."""
+        route = route_of(get_settings())
+        task_id = task_id or keys.new_job_id(route.lane_key)
+        request = parse_request(request_fields(args or (), kwargs or {}))
+        rung_ms = accept_online(request, task_id)
+        options.setdefault("queue", route.online_queue)
+        headers = {"rung_ms": rung_ms, **(options.pop("headers", None) or {})}
+        return super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)
+
+
+def request_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request fields of a call ``synthesize(text, **fields)``."""
+    fields = dict(kwargs)
+    if len(args) > 1:
+        raise RequestError("arguments", "only the text is positional; name the others")
+    if args:
+        fields["text"] = args[0]
+    return fields
+
+
+@app.task(
+    base=SynthesizeTask,
+    bind=True,
+    name=TASK_NAME,
+    throws=(JobFailedError, RequestError),
+)
+def synthesize(self: Task, text: str | None = None, **fields: Any) -> dict[str, Any]:
+    """Speak ``text``; returns the artifact's record (``uri``, ``sha256``, ``duration_s`` …).
+
+    ``synthesize.delay("你好", voice="zh", format="mp3").get()``. The fields are those of
+    `tts_tasks.requests.SpeechRequest`. Raises `JobFailedError` from ``get()``.
+    """
+    if _runner is None:
+        raise ConfigurationError(
+            "no engine in this process: jobs run in a worker (celery -A tts_tasks worker)"
+        )
+    job_id = keys.job_id_of_task(self.request.id, route_of(get_settings()).lane_key)
+    given = None if text is None else {"text": text, **fields}
+    return _runner(self, job_id, given)

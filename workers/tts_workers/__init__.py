@@ -1,0 +1,1 @@
+"""Runs beside a GPU: the HA agent, the engine host, the engines and the text front end."""

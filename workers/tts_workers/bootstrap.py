@@ -1,0 +1,214 @@
+"""Makes a Celery worker a member of the cluster. Named by the app's ``imports``.
+
+A plain ``celery -A tts_tasks worker`` is all it takes: the steps below pin the device, start the
+agent before the pool, tell the consumer which queues to serve, and load the engine in the child.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps, signals
+from click import UsageError
+
+from tts_tasks.app import app
+from tts_tasks.coordination.base import WorkerRecord
+from tts_tasks.coordination.redis_store import RedisCoordinator
+from tts_tasks.errors import ConfigurationError
+from tts_tasks.events import EventLog, utc_now
+from tts_tasks.ledger import JobLedger
+from tts_tasks.redis_connection import connect
+from tts_tasks.routing import route_of
+from tts_tasks.settings import get_settings
+from tts_workers import link
+from tts_workers.agent import Agent, Role
+from tts_workers.engines import engine_names
+from tts_workers.gpu import Device, NvidiaSmiInventory, choose_device, pin
+from tts_workers.gpu_locks import GpuLocks
+from tts_workers.recovery import Recovery, unacked_keys
+
+if TYPE_CHECKING:
+    from celery.apps.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+DEVICE_VARIABLE = "TTS_WORKER_DEVICE"
+WORKER_ID_VARIABLE = "TTS_WORKER_ID"
+
+
+@signals.celeryd_init.connect
+def name_the_worker(sender: str, instance: Any, conf: Any, **_: Any) -> None:
+    """Give the worker an identity before it connects to anything."""
+    node, host = sender.split("@", 1)
+    if node == "celery":
+        # two workers started plainly on one host must not share a name
+        instance.hostname = sender = f"tts{os.getpid()}@{host}"
+    # A restart under the same name is another worker: it must not inherit a lease or messages.
+    worker_id = f"{sender}/{secrets.token_hex(4)}"
+    os.environ[WORKER_ID_VARIABLE] = worker_id
+    conf.update(
+        broker_transport_options={**conf.broker_transport_options, **unacked_keys(worker_id)}
+    )
+
+
+class Queues:
+    """Serves the queues that the worker's role calls for; touches the consumer in its own loop."""
+
+    def __init__(self, online: str, batch: str) -> None:
+        self._online, self._batch = online, batch
+        self._wanted: list[str] = []
+        self._consumer: Any = None
+
+    def attach(self, consumer: Any) -> None:
+        """Serve through this consumer from now on (a new one after every reconnection)."""
+        self._consumer = consumer
+        self._apply()
+
+    def serve(self, role: Role) -> None:
+        """Change what is served; called from the agent's threads."""
+        wanted = []
+        if role.serving:
+            wanted = [self._online, self._batch] if role.leadership else [self._batch]
+        self._wanted = wanted
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.call_soon(self._apply)
+
+    def _apply(self) -> None:
+        consumer = self._consumer
+        if consumer.task_consumer is None:
+            return
+        serving = [
+            q for q in (self._online, self._batch) if consumer.task_consumer.consuming_from(q)
+        ]
+        if serving == self._wanted:
+            return
+        # The order of adding is the order of service, so what stays is added anew, behind.
+        for queue in serving:
+            consumer.cancel_task_queue(queue)
+        for queue in self._wanted:
+            consumer.add_task_queue(queue)
+
+
+class AgentStep(bootsteps.StartStopStep):
+    """Runs the agent and the link to the child; `leave` ends them, after the pool."""
+
+    def __init__(self, parent: Worker, gpu: str | None = None, **options: Any) -> None:
+        super().__init__(parent, **options)
+        try:
+            self._set_up(parent, gpu, options)
+        except ConfigurationError as error:
+            raise UsageError(str(error)) from None
+        _workers.append(parent)
+
+    def _set_up(self, parent: Worker, gpu: str | None, options: dict[str, Any]) -> None:
+        settings = get_settings()
+        if settings.engine not in engine_names():
+            installed = ", ".join(engine_names()) or "none (is tts-tasks itself installed?)"
+            raise ConfigurationError(
+                f"TTS_ENGINE: there is no engine {settings.engine!r}; installed are: {installed}"
+            )
+        if (
+            parent.concurrency != 1
+            or options.get("autoscale")
+            or not parent.pool_cls.__module__.endswith("prefork")
+        ):
+            raise ConfigurationError(
+                "one worker is one engine on one device: start it with the prefork pool and "
+                "--concurrency 1 (the defaults), and start more workers for more devices"
+            )
+        worker_id = os.environ[WORKER_ID_VARIABLE]
+        spec = gpu or os.environ.get("TTS_GPU") or "auto"
+        self.device = choose_device(spec, NvidiaSmiInventory(), GpuLocks(worker_id))
+        pin(self.device)
+        os.environ[DEVICE_VARIABLE] = self.device.kind
+        queues = parent.app.amqp.queues
+        queues.deselect(list(queues))  # nothing is served until the engine has spoken
+        route = route_of(settings)
+        parent.tts_queues = Queues(*route.queues)
+        parent.tts_agent = self._agent(parent, worker_id, self.device)
+        parent.tts_link = link.ParentLink(parent.tts_agent)
+        os.environ[link.ENVIRONMENT_VARIABLE] = parent.tts_link.address
+
+    @staticmethod
+    def _agent(parent: Worker, worker_id: str, device: Device) -> Agent:
+        settings = get_settings()
+        coordinator = RedisCoordinator(settings.redis_url, timeout_s=settings.request_timeout_s)
+        client = connect(settings.redis_url)
+        events = EventLog(client, kept=settings.events_kept)
+        record = WorkerRecord(
+            id=worker_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            pool=settings.pool,
+            lane=settings.lane,
+            beat=0,
+            device=str(device),
+            queues=route_of(settings).queues,
+            started_at=utc_now(),
+        )
+        rescue = Recovery(
+            parent.app,
+            settings,
+            ledger=JobLedger(settings.redis_url, client=client),
+            coordinator=coordinator,
+            events=events,
+        )
+
+        def on_role(role: Role) -> None:
+            lease = role.leadership.lease if role.leadership else None
+            parent.tts_link.say({"lease": str(lease) if lease else None})
+            parent.tts_queues.serve(role)
+
+        return Agent(
+            settings, record, coordinator=coordinator, rescue=rescue, events=events, on_role=on_role
+        )
+
+    def start(self, parent: Worker) -> None:
+        """Join the cluster (as not ready yet)."""
+        parent.tts_agent.start()
+        logger.info("worker %s on %s", parent.tts_agent.id, self.device)
+
+
+class QueuesStep(bootsteps.StartStopStep):
+    """Hands every new consumer to `Queues`."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        """Take up the queues of the worker's role."""
+        parent.controller.tts_queues.attach(parent)
+
+
+_workers: list[Any] = []  #: the one worker of this process, once it is set up
+
+
+@signals.worker_shutting_down.connect
+def hand_over(**_: Any) -> None:
+    """Hand the lane over at the first word of a shutdown, while the running job goes on."""
+    for worker in _workers:
+        worker.tts_agent.drain()
+
+
+@signals.worker_shutdown.connect
+def leave(**_: Any) -> None:
+    """Leave the cluster, after the pool has ended its work: steps have no order for that."""
+    for worker in _workers:
+        worker.tts_agent.leave()
+        worker.tts_link.close()
+
+
+@signals.worker_process_init.connect
+def start_engine(**_: Any) -> None:
+    """Start to load the engine in the child, and plug in what runs jobs."""
+    from tts_workers.child import start_child
+
+    start_child()
+
+
+app.steps["worker"].add(AgentStep)
+app.steps["consumer"].add(QueuesStep)

@@ -1,0 +1,113 @@
+"""The child that speaks: loads the engine, lets it speak once, and only then says it is ready.
+
+The engine loads in a thread, not in Celery's initialiser: the pool kills a child that does not
+come up in time, and a real model takes its time. A load that fails is tried again with back-off,
+and the parent is told why.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tts_tasks.errors import EngineError, EngineLoadError, TTSError
+from tts_workers.engines import load_engine
+from tts_workers.engines.base import Engine, SpeakOptions, VoiceReference
+
+if TYPE_CHECKING:
+    from tts_workers.link import ChildLink
+
+logger = logging.getLogger(__name__)
+
+PROBE_TEXT = "你好。 Hello."
+_FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine that has spoken, with what it says of itself."""
+
+    engine: Engine
+    fingerprint: str
+    capabilities: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name and version, as reports have it."""
+        return f"{self.engine.name} ({self.engine.version})"
+
+
+class EngineHost:
+    """Owns the one engine of this process."""
+
+    def __init__(self, engine_name: str, device: str, link: ChildLink) -> None:
+        self._engine_name = engine_name
+        self._device = device
+        self._link = link
+        self._loaded: LoadedEngine | None = None
+        self._ready = threading.Event()
+
+    def start(self) -> None:
+        """Begin to load."""
+        threading.Thread(target=self._load_until_ready, name="engine-load", daemon=True).start()
+
+    def wait(self, timeout_s: float) -> LoadedEngine:
+        """Return the engine once it has spoken; raises `EngineLoadError` after ``timeout_s``."""
+        if not self._ready.wait(timeout_s) or self._loaded is None:
+            raise EngineLoadError(f"the engine {self._engine_name} is not ready yet")
+        return self._loaded
+
+    def close(self) -> None:
+        """Free the engine."""
+        if self._loaded is not None:
+            self._loaded.engine.close()
+
+    def _load_until_ready(self) -> None:
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                self._loaded = self._load()
+            except TTSError as error:
+                logger.error("engine %s: %s; next try in %.0f s", self._engine_name, error, retry_s)  # noqa: TRY400 - the message says it all
+                self._link.say({"event": "load_failed", "reason": str(error)})
+                time.sleep(retry_s)
+                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+            else:
+                break
+        self._ready.set()
+        self._link.say(
+            {
+                "event": "ready",
+                "engine": self._loaded.name,
+                "fingerprint": self._loaded.fingerprint,
+                "capabilities": self._loaded.capabilities,
+            }
+        )
+
+    def _load(self) -> LoadedEngine:
+        """Load and probe. Rule 7: ready means it has spoken."""
+        engine = load_engine(self._engine_name)
+        try:
+            engine.load(self._device)
+            voice = engine.encode_voice(VoiceReference())
+            state = None
+            samples = 0
+            for segment in engine.split(PROBE_TEXT):
+                spoken = engine.speak(segment, voice, state, SpeakOptions())
+                state, samples = spoken.state, samples + len(spoken.samples)
+        except EngineError:
+            engine.close()
+            raise
+        except Exception as error:
+            engine.close()
+            logger.debug("engine load", exc_info=True)
+            raise EngineLoadError(f"{type(error).__name__}: {error}") from error
+        if samples == 0:
+            engine.close()
+            raise EngineLoadError("the probe made no sound")
+        capabilities = engine.capabilities()
+        described = asdict(capabilities) | {"features": sorted(capabilities.features)}
+        return LoadedEngine(engine, engine.fingerprint(), described)

@@ -1,0 +1,118 @@
+"""What an engine is: the Protocol every engine fulfils, and the values it exchanges.
+
+An engine lives in the worker's child process (never in the parent, never in a client). It is
+found by the entry-point group ``tts_tasks.engines``. One call at a time is made to one engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: What an engine remembers between two segments: plain JSON, small (tens of kB), never audio.
+EngineState = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; advertised by its worker and used for routing."""
+
+    languages: tuple[str, ...]  #: BCP 47 tags, e.g. ``("zh", "en")``
+    sample_rate_hz: int  #: native rate of what `Engine.speak` returns
+    features: frozenset[str] = frozenset()  #: of ``clone, emotion, phoneme, stream, speed``
+    deterministic: bool = True  #: same request, same bits, on any worker of the pool
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceReference:
+    """The voice a request asks for: a name, or reference audio with its transcript."""
+
+    name: str = "default"
+    prompt_text: str | None = None
+    prompt_audio: bytes | None = None  #: an encoded audio file, as uploaded
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The piece of text an engine speaks in one go, normalised, with the silence that follows."""
+
+    text: str
+    pause_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakOptions:
+    """What shapes the sound besides text and voice; pinned when the job was accepted."""
+
+    seed: int = 0
+    speed: float = 1.0  #: 1.0 is natural; 2.0 is twice as fast
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One spoken segment: mono float32 in [-1, 1], shape ``(n,)``, and the state after it."""
+
+    samples: NDArray[np.float32]
+    state: EngineState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVoice:
+    """A voice as the engine has encoded it. ``payload`` is the engine's own affair."""
+
+    reference: VoiceReference
+    payload: Any = field(default=None, repr=False)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What speaks.
+
+    Determinism contract: for the same segment, voice, state and options, `speak` returns the same
+    samples whatever was spoken before, and a fresh process that is handed the state after segment
+    k continues with segment k+1 exactly as the first process would have.
+    """
+
+    @property
+    def name(self) -> str:
+        """Stable name, e.g. ``espeak``."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """What is installed, e.g. ``espeak-ng 1.52.0``. Part of the fingerprint."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """Say what this engine can do; valid after `load`."""
+        ...
+
+    def load(self, device: str) -> None:
+        """Become able to speak on ``device`` (``cpu`` or ``cuda``); raises `EngineLoadError`."""
+        ...
+
+    def encode_voice(self, reference: VoiceReference) -> EngineVoice:
+        """Prepare a voice; raises `RequestError` for one that is unknown or unusable."""
+        ...
+
+    def split(self, text: str) -> list[Segment]:
+        """Normalise a whole text and cut it; raises `UnspeakableTextError` if nothing is left."""
+        ...
+
+    def speak(
+        self, segment: Segment, voice: EngineVoice, state: EngineState | None, options: SpeakOptions
+    ) -> Spoken:
+        """Speak one segment from a state to a state; raises an `EngineError`."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of what changes the sound: version, weights, lexicon, front end."""
+        ...
+
+    def close(self) -> None:
+        """Free the device and every helper process; may be called twice."""
+        ...

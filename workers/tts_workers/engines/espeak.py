@@ -1,0 +1,217 @@
+"""espeak-ng: the embedded engine. Real Mandarin, English and mixed speech on any CPU.
+
+It is a formant synthesiser: intelligible, not beautiful, and about 700 times faster than real
+time. It imitates no voice. The library (GPL-3) is loaded only in a helper process, which renders
+each utterance in a fresh fork: docs/decisions/0003.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import unicodedata
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from tts_tasks.errors import EngineError, EngineLoadError, RequestError, UnspeakableTextError
+from tts_workers.engines.base import (
+    Capabilities,
+    EngineState,
+    EngineVoice,
+    Segment,
+    SpeakOptions,
+    Spoken,
+    VoiceReference,
+)
+from tts_workers.engines.espeak_clauses import has_han, within_limits
+from tts_workers.engines.espeak_helper import MIN_RATE_WPM
+from tts_workers.engines.espeak_process import HelperProcess
+
+#: Names of espeak-ng's languages by our voice names. ``default`` chooses for each segment.
+_LANGUAGES: Final = {"zh": "cmn", "en": "en", "en-gb": "en", "en-us": "en-us"}
+_VARIANTS: Final = (
+    *(f"f{number}" for number in range(1, 6)),
+    *(f"m{number}" for number in range(1, 9)),
+    "croak",
+    "whisper",
+    "whisperf",
+)
+_NATURAL_RATE_WPM: Final = 175
+_SPEED_RANGE: Final = (0.25, 4.0)
+#: Samples below this are silence: -60 dBFS.
+_SILENCE_PEAK: Final = 0.001
+#: Raise it when a change in this package changes the sound of an unchanged request.
+_RENDERING_REVISION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _EspeakVoice:
+    """``language`` is espeak-ng's name, None to choose by the segment's script."""
+
+    language: str | None
+    variant: str | None
+
+    def language_for(self, text: str) -> str:
+        # The English inside a Mandarin sentence has a British accent, so whole sentences have too.
+        return self.language or ("cmn" if has_han(text) else "en")
+
+
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """What the helper found installed."""
+
+    version: str
+    sample_rate_hz: int
+    content_sha256: str
+
+
+class EspeakEngine:
+    """The espeak-ng engine; see `tts_workers.engines.base.Engine` for the contract.
+
+    Voices are ``default`` (Mandarin for a segment with Chinese characters, else English), ``zh``,
+    ``en``, ``en-gb``, ``en-us``, each also with a variant as in ``zh+f2``; a variant alone is a
+    variant of ``default``. There is no state between segments. ``seed`` drives the noise of
+    breathy and whispered variants.
+
+    A helper that gives no answer for ``timeout_s`` is killed: `EngineCrashedError`.
+    """
+
+    name: Final = "espeak"
+
+    def __init__(self, timeout_s: float = 30.0) -> None:
+        self._timeout_s = timeout_s
+        self._helper: HelperProcess | None = None
+        self._library: _Library | None = None
+
+    @property
+    def version(self) -> str:
+        """The library's version, once loaded."""
+        return f"espeak-ng {self._library.version if self._library else '(not loaded)'}"
+
+    @property
+    def helper_pid(self) -> int | None:
+        """Process id of the helper, None while there is none."""
+        return self._helper.pid if self._helper else None
+
+    def capabilities(self) -> Capabilities:
+        """Mandarin and English at the library's rate, at any speed from 0.25 to 4."""
+        return Capabilities(
+            languages=("zh", "en"),
+            sample_rate_hz=self._loaded().sample_rate_hz,
+            features=frozenset({"speed"}),
+            deterministic=True,
+        )
+
+    def load(self, device: str) -> None:  # noqa: ARG002 - it runs on the CPU of any device
+        """Start the helper and see that the library works; raises `EngineLoadError`."""
+        if importlib.util.find_spec("espeakng_loader") is None:
+            raise EngineLoadError(
+                "espeak-ng is not installed: pip install 'tts-tasks[espeak]'"
+                " (it is GPL-3, therefore optional)"
+            )
+        helper = self._helper = self._helper or HelperProcess()
+        try:
+            found, _ = helper.ask({"op": "describe"}, self._timeout_s)
+            self._library = _Library(**found)
+        except (EngineError, TypeError) as error:
+            self.close()
+            raise EngineLoadError(
+                f"{error}. To repair: pip install --force-reinstall 'tts-tasks[espeak]'"
+            ) from error
+
+    def encode_voice(self, reference: VoiceReference) -> EngineVoice:
+        """Look a voice up by name; raises `RequestError` for others and for reference audio."""
+        if reference.prompt_audio is not None:
+            raise RequestError(
+                "prompt_audio",
+                "espeak cannot imitate a reference voice (it lacks the feature 'clone'): leave"
+                " prompt_audio out, or send the request to a pool whose engine has 'clone'",
+            )
+        language, plus, variant = reference.name.partition("+")
+        if not plus and language in _VARIANTS:
+            language, variant = "default", language
+        known = language == "default" or language in _LANGUAGES
+        if not known or (plus and not variant) or (variant and variant not in _VARIANTS):
+            raise RequestError(
+                "voice",
+                f"espeak has no voice {reference.name!r}; there is default,"
+                f" {', '.join(_LANGUAGES)}, each also with one of the variants"
+                f" {', '.join(_VARIANTS)} as in zh+f2",
+            )
+        return EngineVoice(reference, _EspeakVoice(_LANGUAGES.get(language), variant or None))
+
+    def split(self, text: str) -> list[Segment]:
+        """Normalise and cut a text with the shared front end."""
+        from tts_workers.text import front_end
+
+        return front_end(text)
+
+    def speak(
+        self,
+        segment: Segment,
+        voice: EngineVoice,
+        state: EngineState | None,  # noqa: ARG002 - espeak remembers nothing
+        options: SpeakOptions,
+    ) -> Spoken:
+        """Speak one segment as plain text: neither SSML nor espeak's own markup is obeyed."""
+        self._loaded()
+        if self._helper is None or not isinstance(voice.payload, _EspeakVoice):
+            raise EngineError("espeak was handed a voice that it did not encode itself")
+        slowest, fastest = _SPEED_RANGE
+        if not slowest <= options.speed <= fastest:
+            raise RequestError("speed", f"must be from {slowest:g} to {fastest:g}")
+        text = _plain_text(segment.text)
+        if not any(char.isalnum() for char in text):
+            raise UnspeakableTextError("the segment holds no letter and no digit")
+        language, variant = voice.payload.language_for(text), voice.payload.variant
+        rate_wpm = max(MIN_RATE_WPM, round(_NATURAL_RATE_WPM * options.speed))
+        request = {
+            "op": "speak",
+            "text": within_limits(text, mandarin=language == "cmn"),
+            "voice": f"{language}+{variant}" if variant else language,
+            "rate_wpm": rate_wpm,
+            "stretch": min(1.0, _NATURAL_RATE_WPM * options.speed / MIN_RATE_WPM),
+            "seed": options.seed,
+        }
+        _, pcm = self._helper.ask(request, self._timeout_s)
+        samples = np.frombuffer(pcm, np.int16).astype(np.float32) / np.float32(32768)
+        if not samples.size or np.abs(samples).max() < _SILENCE_PEAK:
+            raise UnspeakableTextError("espeak-ng knows no sound for any character of the segment")
+        return Spoken(samples)
+
+    def fingerprint(self) -> str:
+        """Hash of the library, its voice data, the text front end and this module's revision."""
+        from tts_workers.text import FRONT_END_VERSION
+
+        library = self._loaded()
+        parts = (
+            self.name,
+            self.version,
+            library.content_sha256,
+            str(_RENDERING_REVISION),
+            str(FRONT_END_VERSION),
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def close(self) -> None:
+        """End the helper; the engine can be loaded again."""
+        helper, self._helper, self._library = self._helper, None, None
+        if helper is not None:
+            helper.close()
+
+    def _loaded(self) -> _Library:
+        if self._library is None:
+            raise EngineError("espeak is not loaded: call load() first")
+        return self._library
+
+
+def _plain_text(text: str) -> str:
+    """Replace what espeak-ng could take for a command (it has some behind U+0001) by a space."""
+    kept = []
+    for char in text:
+        category = unicodedata.category(char)
+        if category != "Cf":  # invisible: joiners, direction marks, the byte order mark
+            kept.append(" " if category in {"Cc", "Cs", "Co"} else char)
+    return "".join(kept)

@@ -1,0 +1,227 @@
+"""``paced``: an instrument for load and failover tests, not an engine to speak with in production.
+
+It wraps any engine, takes as much wall time for a second of audio as it is told to, and fails
+where it is told to. The sound, and so the fingerprint, is the inner engine's to the bit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tts_tasks.errors import (
+    ConfigurationError,
+    EngineError,
+    EngineLoadError,
+    EngineOutOfMemoryError,
+)
+from tts_workers.engines import load_engine
+
+if TYPE_CHECKING:
+    from tts_workers.engines.base import (
+        Capabilities,
+        Engine,
+        EngineState,
+        EngineVoice,
+        Segment,
+        SpeakOptions,
+        Spoken,
+        VoiceReference,
+    )
+
+
+class FaultKind(StrEnum):
+    """What can go wrong on demand."""
+
+    HANG = "hang"  #: `speak` never returns, until `close`
+    CRASH = "crash"  #: the process kills itself with SIGKILL
+    EXIT = "exit"  #: the process ends with exit code 70 and no clean-up
+    OOM = "oom"  #: `EngineOutOfMemoryError`
+    ERROR = "error"  #: a plain `EngineError`
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One rule, ``KIND@CONDITION[&CONDITION...]``; it fires when all its conditions hold.
+
+    ``text:MARK``     the segment's text holds MARK
+    ``segment:N``     it is the N-th segment this process speaks, counted from 1
+    ``job:N``         it belongs to the N-th job of this process, counted by calls of `split`
+    ``once:/a/path``  the file could be created: so the fault fires once over all restarts
+
+    ``once`` is asked last and alone leaves a trace. ``crash@text:POISON`` kills every worker that
+    takes the job; ``crash@segment:3&once:/tmp/m`` kills the first one to speak its third segment.
+    """
+
+    kind: FaultKind
+    text: str | None = None
+    segment: int | None = None
+    job: int | None = None
+    once: Path | None = None
+
+    @classmethod
+    def parse(cls, rule: str) -> Fault:
+        """Read one rule; raises ValueError saying what is wrong with it."""
+        kind, _, conditions = rule.partition("@")
+        if kind not in list(FaultKind):
+            raise ValueError(f"{rule!r}: the fault must be one of {', '.join(FaultKind)}")
+        values: dict[str, Any] = {}
+        for condition in conditions.split("&"):
+            key, _, value = condition.partition(":")
+            reader = {"text": str, "segment": int, "job": int, "once": Path}.get(key)
+            if reader is None or not value or key in values:
+                raise ValueError(
+                    f"{rule!r}: after the @ come text:MARK, segment:N, job:N or once:/a/path,"
+                    " each at most once, joined by &"
+                )
+            try:
+                values[key] = reader(value)
+            except ValueError:
+                raise ValueError(f"{rule!r}: {key} takes a whole number") from None
+        return cls(FaultKind(kind), **values)
+
+    def fires(self, text: str, segment: int, job: int) -> bool:
+        """Say whether all conditions hold for this segment."""
+        holds = (
+            (self.text is None or self.text in text)
+            and (self.segment is None or self.segment == segment)
+            and (self.job is None or self.job == job)
+        )
+        return holds and (self.once is None or _created(self.once))
+
+
+class PacedSettings(BaseSettings):
+    """Settings of `PacedEngine`, from the environment variables ``TTS_PACED_*``."""
+
+    model_config = SettingsConfigDict(env_prefix="TTS_PACED_", frozen=True, extra="ignore")
+
+    inner: str = "espeak"  #: name of the engine that speaks
+    #: Seconds of wall time for a second of audio, the inner engine's own time included.
+    cost: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    load_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  #: added to the load
+    faults: str = ""  #: rules as in `Fault`, separated by semicolons
+
+    @field_validator("faults")
+    @classmethod
+    def _rules_are_readable(cls, value: str) -> str:
+        _parse_rules(value)
+        return value
+
+    def rules(self) -> tuple[Fault, ...]:
+        """Return the parsed rules of ``faults``."""
+        return _parse_rules(self.faults)
+
+
+class PacedEngine:
+    """An engine with injected cost and faults around an inner engine; see the module.
+
+    Settings come from the environment unless given; raises `ConfigurationError` for bad ones.
+    `close` may be called from another thread and ends a wait or an injected hang.
+    """
+
+    name = "paced"
+
+    def __init__(
+        self, settings: PacedSettings | None = None, *, inner: Engine | None = None
+    ) -> None:
+        try:
+            self._settings = settings or PacedSettings()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            variable = f"TTS_PACED_{'_'.join(map(str, first['loc'])).upper()}"
+            raise ConfigurationError(f"{variable}: {first['msg']}") from None
+        if inner is None:
+            if self._settings.inner == self.name:
+                raise ConfigurationError("TTS_PACED_INNER: paced cannot wrap itself")
+            inner = load_engine(self._settings.inner)
+        self._inner = inner
+        self._rules = self._settings.rules()
+        self._closed = threading.Event()
+        self._segments = 0
+        self._jobs = 0
+
+    @property
+    def version(self) -> str:
+        """The inner engine's, marked as paced."""
+        return f"paced {self._inner.name} {self._inner.version}"
+
+    def capabilities(self) -> Capabilities:
+        """Return the inner engine's capabilities."""
+        return self._inner.capabilities()
+
+    def load(self, device: str) -> None:
+        """Wait ``load_s``, then load the inner engine; raises `EngineLoadError` when closed."""
+        self._closed.clear()
+        if self._closed.wait(self._settings.load_s):
+            raise EngineLoadError("paced was closed while it was loading")
+        self._inner.load(device)
+
+    def encode_voice(self, reference: VoiceReference) -> EngineVoice:
+        """Encode the voice with the inner engine."""
+        return self._inner.encode_voice(reference)
+
+    def split(self, text: str) -> list[Segment]:
+        """Split with the inner engine; each call counts as a new job for the fault rules."""
+        self._jobs += 1
+        return self._inner.split(text)
+
+    def speak(
+        self, segment: Segment, voice: EngineVoice, state: EngineState | None, options: SpeakOptions
+    ) -> Spoken:
+        """Speak with the inner engine, at the configured cost, unless a fault rule fires."""
+        started = time.monotonic()
+        self._segments += 1
+        for rule in self._rules:
+            if rule.fires(segment.text, self._segments, self._jobs):
+                self._fail(rule.kind)
+        spoken = self._inner.speak(segment, voice, state, options)
+        audio_s = spoken.samples.size / self._inner.capabilities().sample_rate_hz
+        due = started + self._settings.cost * audio_s
+        if self._closed.wait(max(0.0, due - time.monotonic())):
+            raise EngineError("paced was closed while it was speaking")
+        return spoken
+
+    def fingerprint(self) -> str:
+        """Return the inner engine's: pacing does not change the sound."""
+        return self._inner.fingerprint()
+
+    def close(self) -> None:
+        """End any wait and close the inner engine."""
+        self._closed.set()
+        self._inner.close()
+
+    def _fail(self, kind: FaultKind) -> NoReturn:
+        match kind:
+            case FaultKind.HANG:
+                self._closed.wait()
+                raise EngineError("paced was closed in its injected hang")
+            case FaultKind.CRASH:
+                os.kill(os.getpid(), signal.SIGKILL)
+                raise EngineError("SIGKILL is on its way")
+            case FaultKind.EXIT:
+                os._exit(70)
+            case FaultKind.OOM:
+                raise EngineOutOfMemoryError("out of memory, injected by TTS_PACED_FAULTS")
+            case FaultKind.ERROR:
+                raise EngineError("an error injected by TTS_PACED_FAULTS")
+
+
+def _parse_rules(rules: str) -> tuple[Fault, ...]:
+    return tuple(Fault.parse(rule.strip()) for rule in rules.split(";") if rule.strip())
+
+
+def _created(path: Path) -> bool:
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

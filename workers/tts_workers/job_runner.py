@@ -1,0 +1,300 @@
+"""A job from the claim to the published artifact: runs in the worker's child.
+
+One direction, no step reaches back: claim → split → speak segment by segment → join, encode →
+publish by create-if-absent → finish, fenced by the attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery.exceptions import Ignore, Reject
+
+from tts_tasks import audio
+from tts_tasks.app import app
+from tts_tasks.doorbell import ring
+from tts_tasks.errors import (
+    ConflictError,
+    EngineError,
+    JobFailedError,
+    RequestError,
+    StaleAttemptError,
+    StorageError,
+    UnavailableError,
+    UnspeakableTextError,
+)
+from tts_tasks.events import EventLog
+from tts_tasks.ledger import Claim, ClaimRefused, JobLedger, Refusal
+from tts_tasks.redis_connection import connect
+from tts_tasks.requests import SpeechRequest, parse_request
+from tts_tasks.storage import Ownership, Published, find_published, open_storage, publish
+from tts_tasks.tasks import accept_online
+from tts_workers.endings import Endings, failure
+from tts_workers.engines.base import SpeakOptions, VoiceReference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Task
+
+    from tts_tasks.settings import Settings
+    from tts_workers.engine_host import EngineHost, LoadedEngine
+    from tts_workers.leadership import BelievedLease
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
+_NEWS_OF_LEADERSHIP_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """A whole job as encoded audio."""
+
+    data: bytes
+    duration_s: float
+    sample_rate_hz: int
+
+
+class JobRunner:
+    """Runs one job at a time on the engine of this process."""
+
+    def __init__(
+        self, host: EngineHost, lease: BelievedLease, settings: Settings, worker_id: str
+    ) -> None:
+        self._host = host
+        self._lease = lease
+        self._settings = settings
+        self._worker_id = worker_id
+        client = connect(settings.redis_url)
+        self._ledger = JobLedger(settings.redis_url, client=client)
+        self._events = EventLog(client, kept=settings.events_kept)
+        self._storage = open_storage(settings.storage_url)
+        self._endings = Endings(app, settings, self._ledger)
+
+    def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
+        """Run a job to its end; returns the artifact's record.
+
+        Raises `JobFailedError` when it has failed for good, Celery's `Ignore` when somebody else
+        has it or will have it, `Reject` when the message belongs in another worker's hands.
+        """
+        batch = bool(task.request.ignore_result)
+        answer = self._insist(lambda: self._claim(job_id, batch=batch))
+        if isinstance(answer, ClaimRefused) and answer.reason is Refusal.MISSING and given:
+            # sent by a foreign client, without our `apply_async`: accepted here, before anything
+            request = parse_request(given)
+            self._insist(lambda: accept_online(request, task.request.id))
+            answer = self._insist(lambda: self._claim(job_id, batch=batch))
+        if isinstance(answer, ClaimRefused):
+            return self._refused(job_id, answer)
+        try:
+            return self._work(answer)
+        except StaleAttemptError:
+            self._events.emit(
+                "job.stale_refused", job=job_id, attempt=answer.attempt, worker=self._worker_id
+            )
+            raise Ignore from None
+
+    # -- claim ------------------------------------------------------------------------------
+
+    def _claim(self, job_id: str, *, batch: bool) -> Claim | ClaimRefused:
+        return self._ledger.claim(
+            job_id,
+            self._worker_id,
+            None if batch else self._lease.get(_NEWS_OF_LEADERSHIP_S),
+            max_strikes=self._settings.max_attempts,
+            batch=batch,
+        )
+
+    def _refused(self, job_id: str, answer: ClaimRefused) -> dict[str, Any]:
+        match answer.reason:
+            case Refusal.ENDED if answer.detail == "succeeded":
+                return answer.result
+            case Refusal.ENDED:
+                error = answer.result["error"]
+                raise JobFailedError(error["code"], error["reason"])
+            case Refusal.NOT_LEADER:
+                self._events.emit(
+                    "job.not_leader", job=job_id, worker=self._worker_id, lease=answer.detail
+                )
+                raise Reject("not the primary of the lane", requeue=True)
+            case Refusal.EXHAUSTED:
+                self._exhausted(job_id, int(answer.detail))
+        raise Ignore
+
+    def _exhausted(self, job_id: str, strikes: int) -> None:
+        record = self._ledger.get(job_id)
+        reason = f"{strikes} attempts in a row ended without progress; the last on {{}}"
+        if record is None:
+            return
+        result = failure("attempts_exhausted", reason.format(record.worker or "a lost worker"))
+        if self._endings.give_up(record, self._worker_id, result):
+            self._events.emit("job.failed", job=job_id, code="attempts_exhausted")
+
+    # -- work -------------------------------------------------------------------------------
+
+    def _work(self, claim: Claim) -> dict[str, Any]:
+        try:
+            request = parse_request(claim.request)
+            record = self._artifact(claim, request)
+        except RequestError as error:
+            return self._fail(claim, "bad_request", str(error))
+        except UnspeakableTextError as error:
+            return self._fail(claim, "unspeakable_text", str(error))
+        except ConflictError as error:
+            return self._fail(claim, "conflict", str(error))
+        except (EngineError, StorageError) as error:
+            return self._try_elsewhere(claim, error)
+        self._finish(claim, "succeeded", record)
+        return record
+
+    def _artifact(self, claim: Claim, request: SpeechRequest) -> dict[str, Any]:
+        owner = Ownership(job=claim.job_id, sound=request.sound_sha256())
+        name = claim.meta.name
+        published = self._insist(lambda: find_published(self._storage, name, owner))
+        if published is not None and published.details:
+            return _record(claim, published)
+        loaded = self._host.wait(self._settings.store_outage_s)
+        _check_requirements(request, loaded)
+        rendered = self._render(claim, request, loaded)
+        details = {
+            "duration_s": round(rendered.duration_s, 4),
+            "sample_rate_hz": rendered.sample_rate_hz,
+            "format": request.format,
+            "engine": loaded.name,
+            "fingerprint": loaded.fingerprint,
+            "attempt": claim.attempt,
+            "worker": claim.worker,
+        }
+        published = self._insist(
+            lambda: publish(self._storage, name, rendered.data, owner, details)
+        )
+        return _record(claim, published)
+
+    def _render(self, claim: Claim, request: SpeechRequest, loaded: LoadedEngine) -> _Rendered:
+        engine = loaded.engine
+        voice = engine.encode_voice(_voice_of(request))
+        options = SpeakOptions(seed=request.seed, speed=request.speed)
+        segments = engine.split(request.text)
+        state, parts = None, []
+        for number, segment in enumerate(segments, start=1):
+            spoken = engine.speak(segment, voice, state, options)
+            state = spoken.state
+            parts.append(spoken.samples)
+            if len(segments) > 1:
+                self._append(claim, number, len(segments))
+        native_hz = engine.capabilities().sample_rate_hz
+        pauses_s = [segment.pause_after_s for segment in segments]
+        samples = audio.join(parts, pauses_s, native_hz)
+        rate_hz = audio.encodable_rate_hz(request.sample_rate or native_hz, request.format)
+        samples = audio.resample(samples, native_hz, rate_hz)
+        data = audio.encode(samples, rate_hz, request.format)
+        return _Rendered(data, len(samples) / rate_hz, rate_hz)
+
+    def _append(self, claim: Claim, done: int, segments: int) -> None:
+        if not self._insist(lambda: self._ledger.append(claim, done, segments)):
+            raise StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
+
+    # -- endings ----------------------------------------------------------------------------
+
+    def _finish(self, claim: Claim, state: str, result: dict[str, Any]) -> None:
+        open_jobs = self._insist(
+            lambda: self._ledger.finish(
+                claim, state, result, retention_s=self._settings.retention_s
+            )
+        )
+        if open_jobs is None:
+            raise StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
+        self._endings.after_finish(claim.meta, open_jobs)
+
+    def _fail(self, claim: Claim, code: str, reason: str) -> dict[str, Any]:
+        self._finish(claim, "failed", failure(code, reason, worker=claim.worker))
+        self._events.emit("job.failed", job=claim.job_id, code=code, reason=reason)
+        raise JobFailedError(code, reason)
+
+    def _try_elsewhere(self, claim: Claim, error: EngineError | StorageError) -> dict[str, Any]:
+        """Give a job back after an attempt failed; the last attempt fails it."""
+        logger.warning("%s, attempt %d: %s", claim.job_id, claim.attempt, error)
+        strikes = self._insist(
+            lambda: self._ledger.release(claim.job_id, claim.worker, claim.attempt, strike=True)
+        )
+        if strikes is None:
+            raise StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
+        self._events.emit(
+            "job.attempt_failed", job=claim.job_id, attempt=claim.attempt, reason=str(error)
+        )
+        if strikes >= self._settings.max_attempts:
+            return self._fail_released(claim, error)
+        meta = claim.meta
+        self._insist(
+            lambda: ring(
+                app,
+                meta.queue,
+                [meta.task_id or claim.job_id],
+                rung_ms=self._ledger.now_ms(),
+                wants_result=not meta.batch,
+            )
+        )
+        raise Ignore
+
+    def _fail_released(self, claim: Claim, error: EngineError | StorageError) -> dict[str, Any]:
+        code = "storage" if isinstance(error, StorageError) else "engine"
+        record = self._insist(lambda: self._ledger.get(claim.job_id))
+        result = failure(code, str(error), worker=claim.worker)
+        if record is not None and self._endings.give_up(record, claim.worker, result):
+            self._events.emit("job.failed", job=claim.job_id, code=code, reason=str(error))
+            raise JobFailedError(code, str(error))
+        raise Ignore
+
+    def _insist(self, call: Callable[[], T]) -> T:
+        """Call a store until it answers: an outage must not cost the work that is done."""
+        give_up_s = time.monotonic() + self._settings.store_outage_s
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return call()
+            except UnavailableError as error:
+                if time.monotonic() + retry_s > give_up_s:
+                    raise
+                logger.warning("%s; next try in %.1f s", error, retry_s)
+                time.sleep(retry_s)
+                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+
+
+def _voice_of(request: SpeechRequest) -> VoiceReference:
+    if request.prompt_audio is not None:
+        raise RequestError(
+            "prompt_audio", "no engine of this release clones a voice; use a named voice"
+        )
+    return VoiceReference(name=request.voice, prompt_text=request.prompt_text)
+
+
+def _check_requirements(request: SpeechRequest, loaded: LoadedEngine) -> None:
+    has = loaded.capabilities
+    wants = request.requires
+    if wants.engine is not None and wants.engine != loaded.engine.name:
+        raise RequestError("requires.engine", f"this pool runs {loaded.engine.name}")
+    if wants.language is not None and wants.language not in has["languages"]:
+        raise RequestError("requires.language", f"this pool speaks {', '.join(has['languages'])}")
+    missing = sorted(set(wants.features) - set(has["features"]))
+    if missing:
+        offered = ", ".join(has["features"]) or "none"
+        raise RequestError("requires.features", f"{missing[0]}: this pool has {offered}")
+
+
+def _record(claim: Claim, published: Published) -> dict[str, Any]:
+    """Return the artifact's record: what ``.get()`` returns and the report says."""
+    return {
+        "id": claim.job_id,
+        "name": published.name,
+        "uri": published.uri,
+        "sha256": published.sha256,
+        "size_bytes": published.size_bytes,
+        "adopted": published.adopted,
+        **published.details,
+    }

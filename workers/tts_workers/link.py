@@ -1,0 +1,145 @@
+"""The line between a worker's parent (agent, consumer) and its child (engine).
+
+A Unix socket of JSON lines. The child tells when its engine has spoken; the parent tells under
+which lease it leads. And the kernel closes it when the child dies, however it dies: the parent
+knows at once, without polling and without the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENVIRONMENT_VARIABLE = "TTS_WORKER_LINK"
+
+_PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+
+class LinkListener(Protocol):
+    """What the parent does with what it hears."""
+
+    def child_said(self, message: dict[str, Any]) -> None:
+        """Take a message in."""
+        ...
+
+    def child_lost(self, pid: int) -> None:
+        """Learn that the child is gone."""
+        ...
+
+
+class ParentLink:
+    """The parent's end: listens, and reads each child in a thread of its own."""
+
+    def __init__(self, listener: LinkListener) -> None:
+        self._listener = listener
+        self._children: dict[int, socket.socket] = {}
+        self._last_said: bytes | None = None
+        self._news = threading.Event()
+        self._mutex = threading.Lock()
+        # abstract: no file is left behind, whatever kills this process
+        self.address = f"tts-worker-{os.getpid()}-{secrets.token_hex(8)}"
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._server.bind(b"\0" + self.address.encode())
+        self._server.listen(4)
+        for work in (self._accept, self._tell):
+            threading.Thread(target=work, name=f"link{work.__name__}", daemon=True).start()
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Tell the children something; only the last message counts.
+
+        Returns at once and performs no I/O: it is called from the thread that ends leaderships.
+        """
+        self._last_said = json.dumps(message).encode() + b"\n"
+        self._news.set()
+
+    def close(self) -> None:
+        """Stop listening and hang up."""
+        self._server.close()
+        with self._mutex:
+            for child in self._children.values():
+                child.close()
+
+    @staticmethod
+    def _send(child: socket.socket, line: bytes) -> None:
+        try:
+            child.sendall(line)
+        except OSError:
+            return  # its reader will see the end of the connection
+
+    def _tell(self) -> None:
+        while True:
+            self._news.wait()
+            self._news.clear()
+            with self._mutex:
+                children = list(self._children.values())
+            for child in children:
+                if self._last_said is not None:
+                    self._send(child, self._last_said)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                child, _ = self._server.accept()
+            except OSError:
+                return
+            credentials = child.getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
+            )
+            pid, uid, _ = _PEER_CREDENTIALS.unpack(credentials)
+            if uid != os.getuid():
+                child.close()  # abstract sockets have no file permissions
+                continue
+            with self._mutex:
+                self._children[pid] = child
+            self._news.set()  # it hears what was said before it came
+            threading.Thread(
+                target=self._read, args=(pid, child), name=f"link-{pid}", daemon=True
+            ).start()
+
+    def _read(self, pid: int, child: socket.socket) -> None:
+        for message in _messages(child):
+            self._listener.child_said(message)
+        with self._mutex:
+            self._children.pop(pid, None)
+        child.close()
+        self._listener.child_lost(pid)
+
+
+class ChildLink:
+    """The child's end."""
+
+    def __init__(self, address: str, on_message: Callable[[dict[str, Any]], None]) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(b"\0" + address.encode())
+        self._on_message = on_message
+        self._mutex = threading.Lock()
+        threading.Thread(target=self._read, name="link-parent", daemon=True).start()
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Tell the parent something; a parent that is gone is none of the child's business."""
+        with self._mutex:
+            try:
+                self._socket.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                return  # Celery ends the child together with its parent
+
+    def _read(self) -> None:
+        for message in _messages(self._socket):
+            self._on_message(message)
+
+
+def _messages(connection: socket.socket) -> Any:
+    try:
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                yield json.loads(line)
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,174 @@
+"""Gives back what a dead worker held, and rings for what nobody holds.
+
+Any number of agents may do this at once: releases are fenced by the holder, messages are moved in
+a transaction, and a ring too many is absorbed by the claim. Proved by
+``tests/e2e/test_recovery.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import redis
+from kombu.exceptions import OperationalError
+
+from tts_tasks.doorbell import ring
+from tts_tasks.errors import UnavailableError
+from tts_workers.endings import Endings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from celery import Celery
+
+    from tts_tasks.coordination import Coordinator
+    from tts_tasks.events import EventLog
+    from tts_tasks.ledger import JobLedger, JobRecord
+    from tts_tasks.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_RECONCILE_LIMIT = 500
+
+
+def unacked_keys(worker_id: str) -> dict[str, str]:
+    """Return the transport options under which a worker keeps the messages it has taken.
+
+    One set a worker and incarnation: so it is known what a dead one held, and a restart under the
+    same name does not inherit it.
+    """
+    return {
+        "unacked_key": f"tts:unacked:{worker_id}",
+        "unacked_index_key": f"tts:unacked_index:{worker_id}",
+        "unacked_mutex_key": f"tts:unacked_mutex:{worker_id}",
+    }
+
+
+class Recovery:
+    """Carries out what the decision orders for dead workers and lost messages."""
+
+    def __init__(
+        self,
+        app: Celery,
+        settings: Settings,
+        *,
+        ledger: JobLedger,
+        coordinator: Coordinator,
+        events: EventLog,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._ledger = ledger
+        self._coordinator = coordinator
+        self._events = events
+        self._endings = Endings(app, settings, ledger)
+
+    def recover(self, worker_id: str, *, silent_s: float) -> None:
+        """Give back everything a dead worker held, and strike it off the registry."""
+        restored = self._restore_messages(worker_id)
+        recovered = self.give_back_claims(worker_id, already_rung=restored)
+        self._coordinator.forget(worker_id)
+        self._events.emit(
+            "worker.dead",
+            worker=worker_id,
+            silent_s=round(silent_s, 3),
+            jobs=recovered,
+            messages=len(restored),
+        )
+
+    def give_back_claims(self, worker_id: str, *, already_rung: Iterable[str] = ()) -> list[str]:
+        """Release the jobs that a worker (or its dead child) had claimed, and ring for them."""
+        rung = set(already_rung)
+        released: list[JobRecord] = []
+        for job_id in self._ledger.claims_of(worker_id):
+            if self._ledger.release(job_id, worker_id, None, strike=True) is None:
+                continue
+            record = self._ledger.get(job_id)
+            if record is None:
+                continue
+            self._events.emit("job.recovered", job=job_id, attempt=record.attempt, worker=worker_id)
+            released.append(record)
+        self._ring(record for record in released if _task_id(record) not in rung)
+        return [record.id for record in released]
+
+    def reconcile(self, queue: str, alive: Iterable[str]) -> int:
+        """Ring again for open jobs whose message got lost; returns how many."""
+        unheard = self._ledger.unheard(
+            queue, grace_s=self._settings.lost_message_grace_s, limit=_RECONCILE_LIMIT
+        )
+        living = set(alive)
+        lost: list[JobRecord] = []
+        in_good_hands: list[str] = []
+        for job_id, record in zip(unheard, self._ledger.get_many(unheard), strict=True):
+            if record is None or record.ended:
+                self._ledger.close(queue, job_id)
+            elif record.state == "accepted":
+                lost.append(record)
+            elif record.worker in living:
+                in_good_hands.append(job_id)
+            elif self._ledger.release(job_id, record.worker, record.attempt, strike=True):
+                lost.append(record)
+        self._ledger.rung(queue, in_good_hands)
+        if lost:
+            self._ring(lost)
+            self._events.emit("job.rung_again", queue=queue, jobs=[record.id for record in lost])
+        return len(lost)
+
+    def complete_batches(self) -> None:
+        """Write the report of batches whose last worker died before it could."""
+        self._endings.report_complete_batches()
+
+    def _ring(self, records: Iterable[JobRecord]) -> None:
+        by_queue: dict[tuple[str, bool], list[JobRecord]] = defaultdict(list)
+        for record in records:
+            by_queue[record.meta.queue, not record.meta.batch].append(record)
+        for (queue, online), group in by_queue.items():
+            self._ledger.rung(queue, [record.id for record in group])
+            task_ids = [_task_id(record) for record in group]
+            now_ms = self._ledger.now_ms()
+            ring(self._app, queue, task_ids, rung_ms=now_ms, wants_result=online)
+
+    def _restore_messages(self, worker_id: str) -> set[str]:
+        """Put messages that a worker had taken back to the head of their queues.
+
+        Returns the task ids of those that were put back.
+        """
+        options = dict(self._app.conf.broker_transport_options or {}) | unacked_keys(worker_id)
+        restored: set[str] = set()
+        try:
+            with (
+                contextlib.closing(self._app.connection_for_write()) as template,
+                template.clone(transport_options=options) as connection,
+                contextlib.closing(connection.channel()) as channel,
+                channel.conn_or_acquire() as client,
+            ):
+                held: dict[Any, Any] = client.hgetall(channel.unacked_key)
+                # newest first: each goes to the very head, so the oldest ends up in front
+                for tag in reversed(list(held)):
+                    channel.qos.restore_by_tag(_text(tag), client=client)
+                    restored.add(_task_id_of_message(held[tag]))
+                client.delete(channel.unacked_index_key)
+        except (redis.RedisError, OperationalError, OSError) as error:
+            raise UnavailableError(
+                f"messages of {worker_id} not given back yet: {error}"
+            ) from error
+        return restored
+
+
+def _task_id(record: JobRecord) -> str:
+    return record.meta.task_id or record.id
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _task_id_of_message(entry: bytes | str) -> str:
+    try:
+        return str(json.loads(entry)[0]["headers"]["id"])
+    except (ValueError, KeyError, TypeError, IndexError):
+        return ""
