@@ -43,6 +43,7 @@ class Settings(BaseSettings):
 
     heartbeat_s: Annotated[float, Field(gt=0)] = 1.0
     missed_heartbeats: Annotated[int, Field(ge=1)] = 3
+    presence_grace_s: Annotated[float, Field(gt=0)] = 0.5
     lease_ttl_s: float = 0.0  #: 0: heartbeat_s × missed_heartbeats
     request_timeout_s: Annotated[float, Field(gt=0)] = 0.4
     renew_deadline_s: float = 0.0  #: 0: two thirds of lease_ttl_s

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tts_tasks.coordination.base import Lease, WorkerRecord, check_ttl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass
@@ -32,6 +36,7 @@ class MemoryCoordinator:
     _epochs: dict[str, int] = field(default_factory=dict)
     _members: set[str] = field(default_factory=set)
     _records: dict[str, tuple[WorkerRecord, float]] = field(default_factory=dict)
+    vanished: set[str] = field(default_factory=set)  #: workers whose connection was closed
     _mutex: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def acquire(self, lane_key: str, holder: str, ttl_s: float) -> Lease | None:
@@ -88,3 +93,11 @@ class MemoryCoordinator:
         with self._mutex:
             self._members.discard(worker_id)
             self._records.pop(worker_id, None)
+
+    def presence(self) -> str:
+        """Return the id of this process's presence connection."""
+        return "1"
+
+    def absent(self, workers: Mapping[str, WorkerRecord | None]) -> set[str]:
+        """Return those whose presence connection is closed."""
+        return self.vanished & workers.keys()

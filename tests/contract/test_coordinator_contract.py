@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -118,3 +119,19 @@ def test_a_worker_whose_record_expired_stays_registered(
     store.beat(record("a"), 30)
     redis_client.delete(keys.worker("a"))
     assert store.workers() == {"a": None}
+
+
+def test_a_closed_presence_connection_is_seen_by_others(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    """The kernel closes a dead worker's connection; a reconnection shows under a new id."""
+    worker, observer = (RedisCoordinator(redis_url, timeout_s=2.0) for _ in range(2))
+    first = worker.presence()
+    assert worker.presence() == first
+    records = {"a": replace(record("a"), presence=first), "b": record("b"), "c": None}
+    assert observer.absent(records) == set()
+    redis_client.client_kill_filter(_id=first)
+    assert observer.absent(records) == {"a"}
+    again = worker.presence()
+    assert again != first
+    assert observer.absent({"a": replace(record("a"), presence=again)}) == set()

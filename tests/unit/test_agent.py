@@ -120,6 +120,18 @@ def test_the_standby_takes_over_after_three_missed_heartbeats_and_not_before(
     assert world.rescues["b"].recovered == ["a"]
 
 
+def test_a_killed_primary_is_succeeded_as_soon_as_its_connection_stayed_closed(
+    world: World,
+) -> None:
+    """Kill -9 is known by the kernel; three heartbeats are for what is silent."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(3, a, b)
+    world.coordinator.vanished.add("a")
+    world.run(1.0, b)
+    assert world.primary() == "b"
+    assert world.rescues["b"].recovered == ["a"]
+
+
 def test_the_store_clock_alone_deposes_nobody(world: World) -> None:
     """A lease that the store would keep for an hour does not keep a dead primary."""
     a, b = ready(world.agent("a")), ready(world.agent("b"))

@@ -7,12 +7,10 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
-from subprocess import DEVNULL
 from typing import TYPE_CHECKING, Any, cast
 
 import jsonschema
@@ -118,31 +116,6 @@ def test_the_schema_would_notice(schema: dict[str, Any]) -> None:
     broken["services"]["redis"]["helthcheck"] = {}
 
     assert not jsonschema.validators.validator_for(schema)(schema).is_valid(broken)
-
-
-@pytest.mark.parametrize("files", [[COMPOSE], [COMPOSE, CPU_OVERRIDE]], ids=["gpu", "cpu"])
-def test_docker_compose_accepts_the_files(files: list[Path]) -> None:
-    """Where docker compose is installed, it resolves the files without a complaint."""
-    docker = shutil.which("docker")
-    if (
-        docker is None
-        or subprocess.call([docker, "compose", "version"], stdout=DEVNULL, stderr=DEVNULL) != 0
-    ):
-        pytest.skip("docker compose is not installed")
-    arguments = [argument for path in files for argument in ("-f", str(path))]
-    required = ("TTS_REDIS_PASSWORD", "TTS_OPERATOR_PASSWORD", "TTS_LISTENER_PASSWORD")
-    secrets = dict.fromkeys(required, "0123456789abcdef")
-
-    done = subprocess.run(
-        [docker, "compose", *arguments, "config", "--quiet"],
-        env={**os.environ, **secrets},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
 
 
 # -- what is promised ----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tts_workers.decision import (
     View,
     decide,
 )
+from tts_workers.watchdog import Silence
 
 NOW_S = 100.0
 MINE = Lease(7, "me")
@@ -79,7 +80,7 @@ def test_an_own_lease_without_belief_is_removed_and_never_adopted() -> None:
 
 def test_a_silent_primary_is_deposed_recovered_and_succeeded() -> None:
     """After three missed heartbeats the standby removes the exact record and takes over."""
-    view = replace(READY, lease=THEIRS, silence_s={"other": 3.0, "me": 0.0})
+    view = replace(READY, lease=THEIRS, silences={"other": Silence(3.0), "me": Silence()})
     removal, *rest = decide(view, NOW_S)
     assert isinstance(removal, Remove)
     assert removal.lease == THEIRS
@@ -88,12 +89,18 @@ def test_a_silent_primary_is_deposed_recovered_and_succeeded() -> None:
 
 def test_a_primary_that_is_only_late_is_left_alone() -> None:
     """Two missed heartbeats are not three."""
-    assert decide(replace(READY, lease=THEIRS, silence_s={"other": 2.9}), NOW_S) == []
+    assert decide(replace(READY, lease=THEIRS, silences={"other": Silence(2.9, 0.4)}), NOW_S) == []
+
+
+def test_a_primary_whose_connection_stayed_closed_is_deposed_without_three_heartbeats() -> None:
+    """What the kernel told the store is known: only the grace for a reconnection is waited for."""
+    removal, *_ = decide(replace(READY, lease=THEIRS, silences={"other": Silence(0.6, 0.5)}), NOW_S)
+    assert isinstance(removal, Remove)
 
 
 def test_nobody_declares_itself_dead() -> None:
     """A worker that sees its own record stand still does not recover itself."""
-    assert decide(replace(READY, lease=THEIRS, silence_s={"me": 99.0}), NOW_S) == []
+    assert decide(replace(READY, lease=THEIRS, silences={"me": Silence(99.0, 99.0)}), NOW_S) == []
 
 
 leases = st.none() | st.builds(Lease, st.integers(1, 5), st.sampled_from(["me", "other", "third"]))
@@ -111,7 +118,10 @@ views = st.builds(
     ),
     lease=leases,
     store_reachable=st.booleans(),
-    silence_s=st.dictionaries(st.sampled_from(["me", "other", "third"]), st.floats(0, 10)),
+    silences=st.dictionaries(
+        st.sampled_from(["me", "other", "third"]),
+        st.builds(Silence, st.floats(0, 10), st.floats(0, 1)),
+    ),
 )
 
 
@@ -130,8 +140,12 @@ def test_no_view_leads_to_a_forbidden_action(view: View) -> None:
                 assert lease.holder == "me"
             case Remove(lease):
                 assert view.lease == lease
-                silent_s = view.silence_s.get(lease.holder, 0.0)
-                assert lease.holder == "me" or silent_s >= view.silence_limit_s
+                silence = view.silences.get(lease.holder, Silence())
+                assert (
+                    lease.holder == "me"
+                    or silence.silent_s >= view.silence_limit_s
+                    or silence.absent_s >= view.presence_grace_s
+                )
             case Acquire():
                 assert view.ready
                 assert not view.draining

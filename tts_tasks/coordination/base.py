@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,7 @@ class WorkerRecord:
     fingerprint: str = ""
     capabilities: dict[str, Any] = field(default_factory=dict)
     queues: tuple[str, ...] = ()
-    unacked_key: str = ""  #: hash of the messages it has taken and not acknowledged
-    unacked_index_key: str = ""
+    presence: str = ""  #: id of the connection that the kernel closes when the worker dies
     started_at: str = ""
 
     def to_json(self) -> str:
@@ -89,6 +91,14 @@ class Coordinator(Protocol):
 
     def forget(self, worker_id: str) -> None:
         """Strike a worker off the registry."""
+        ...
+
+    def presence(self) -> str:
+        """Return the id of this process's presence connection, opened anew if it was closed."""
+        ...
+
+    def absent(self, workers: Mapping[str, WorkerRecord | None]) -> set[str]:
+        """Return those whose presence connection is closed. It may be a mere reconnection."""
         ...
 
 

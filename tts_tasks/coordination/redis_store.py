@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tts_tasks import keys
 from tts_tasks.coordination.base import Lease, WorkerRecord, check_ttl
 from tts_tasks.redis_connection import RedisClient, Scripts, connect, unavailable_is_clear
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class RedisCoordinator:
@@ -13,6 +18,7 @@ class RedisCoordinator:
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self._url = url
         self._client: RedisClient = connect(url, timeout_s=timeout_s, retries=0)
+        self._presence = connect(url, timeout_s=timeout_s, retries=0)
         self._scripts = Scripts(self._client, "tts_tasks.coordination")
 
     def acquire(self, lane_key: str, holder: str, ttl_s: float) -> Lease | None:
@@ -69,3 +75,23 @@ class RedisCoordinator:
             pipe.srem(keys.WORKERS, worker_id)
             pipe.delete(keys.worker(worker_id), keys.claims(worker_id))
             pipe.execute()
+
+    def presence(self) -> str:
+        """Return the id of this process's presence connection, opened anew if it was closed.
+
+        One client that one thread uses keeps one connection; nothing else is sent over it.
+        """
+        with unavailable_is_clear(self._url):
+            return str(self._presence.client_id())
+
+    def absent(self, workers: Mapping[str, WorkerRecord | None]) -> set[str]:
+        """Return those whose presence connection is closed."""
+        told = {id_: record.presence for id_, record in workers.items() if record}
+        expected = {id_: int(presence) for id_, presence in told.items() if presence}
+        if not expected:
+            return set()
+        with unavailable_is_clear(self._url):
+            open_now = {
+                int(c["id"]) for c in self._client.client_list(client_id=[*expected.values()])
+            }
+        return {id_ for id_, presence in expected.items() if presence not in open_now}

@@ -27,7 +27,7 @@ from tts_workers.decision import (
     View,
     decide,
 )
-from tts_workers.watchdog import Watchdog
+from tts_workers.watchdog import Silence, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,17 +185,17 @@ class Agent:
         """Beat, read, decide, act: once."""
         try:
             self._beat_if_due()
-            lease, silence_s = self._read()
+            lease, silences = self._read()
         except UnavailableError as error:
             self._note_store_failure(error)
             self._carry_out(self._decide(None, {}, reachable=False))
             return
         self._store_answered = True
-        self._carry_out(self._decide(lease, silence_s, reachable=True))
+        self._carry_out(self._decide(lease, silences, reachable=True))
         if self._child_died:
             self._child_died = False
             self._rescue.give_back_claims(self.id)
-        self._reconcile_if_due(silence_s)
+        self._reconcile_if_due(silences)
 
     def _note_store_failure(self, error: UnavailableError) -> None:
         self.store_failures += 1
@@ -204,26 +204,28 @@ class Agent:
         self._store_answered = False
 
     def _beat_if_due(self) -> None:
+        presence = self._coordinator.presence()
         now_s = self._clock()
         with self._mutex:
-            if now_s < self._next_beat_s:
+            if now_s < self._next_beat_s and presence == self._record.presence:
                 return
-            self._record = replace(self._record, beat=self._record.beat + 1)
+            self._record = replace(self._record, beat=self._record.beat + 1, presence=presence)
             record = self._record
         self._coordinator.beat(record, record_ttl_s(self._settings.heartbeat_s))
         with self._mutex:
             if self._record is record:  # else it changed meanwhile, and is to be said at once
                 self._next_beat_s = now_s + self._settings.heartbeat_s
 
-    def _read(self) -> tuple[Lease | None, dict[str, float]]:
+    def _read(self) -> tuple[Lease | None, dict[str, Silence]]:
         lease = self._coordinator.read(self._settings.lane_key)
         workers = self._coordinator.workers()
         if lease is not None:
             workers.setdefault(lease.holder, None)  # a holder that nobody registered is watched too
-        return lease, self._watchdog.observe(workers, self._clock())
+        absent = self._coordinator.absent(workers)
+        return lease, self._watchdog.observe(workers, self._clock(), absent=absent)
 
     def _decide(
-        self, lease: Lease | None, silence_s: dict[str, float], *, reachable: bool
+        self, lease: Lease | None, silences: dict[str, Silence], *, reachable: bool
     ) -> list[Action]:
         with self._mutex:
             view = View(
@@ -233,8 +235,9 @@ class Agent:
                 leadership=self._leadership,
                 lease=lease,
                 store_reachable=reachable,
-                silence_s=silence_s,
+                silences=silences,
                 silence_limit_s=self._settings.silence_s,
+                presence_grace_s=self._settings.presence_grace_s,
             )
         return decide(view, self._clock())
 
@@ -305,13 +308,13 @@ class Agent:
             reason=reason,
         )
 
-    def _reconcile_if_due(self, silence_s: dict[str, float]) -> None:
+    def _reconcile_if_due(self, silences: dict[str, Silence]) -> None:
         now_s = self._clock()
         if now_s < self._next_reconcile_s:
             return
         self._next_reconcile_s = now_s + self._settings.lost_message_grace_s / 2
         for queue in self._record.queues:
-            self._rescue.reconcile(queue, alive=[*silence_s, self.id])
+            self._rescue.reconcile(queue, alive=[*silences, self.id])
         self._rescue.complete_batches()
 
     def _depart(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tts_tasks.coordination.base import Lease
+    from tts_workers.watchdog import Silence
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,10 @@ class View:
     draining: bool
     leadership: Leadership | None
     lease: Lease | None  #: what the store holds for my lane
-    store_reachable: bool  #: False: ``lease`` and ``silence_s`` are old news
-    silence_s: Mapping[str, float] = field(default_factory=dict)  #: worker → time without a beat
+    store_reachable: bool  #: False: ``lease`` and ``silences`` are old news
+    silences: Mapping[str, Silence] = field(default_factory=dict)  #: by worker
     silence_limit_s: float = 3.0
+    presence_grace_s: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +93,20 @@ def decide(view: View, now_s: float) -> list[Action]:
     if not view.store_reachable:
         return actions
     dead = {
-        worker: silent_s
-        for worker, silent_s in view.silence_s.items()
-        if silent_s >= view.silence_limit_s and worker != view.me
+        worker: silence
+        for worker, silence in view.silences.items()
+        if worker != view.me
+        and silence.is_death(
+            silence_limit_s=view.silence_limit_s, presence_grace_s=view.presence_grace_s
+        )
     }
     actions += _about_the_lane(view, leads, dead, now_s)
-    actions += [Recover(worker, silent_s) for worker, silent_s in sorted(dead.items())]
+    actions += [Recover(worker, dead[worker].silent_s) for worker in sorted(dead)]
     return actions
 
 
 def _about_the_lane(
-    view: View, leads: Leadership | None, dead: Mapping[str, float], now_s: float
+    view: View, leads: Leadership | None, dead: Mapping[str, Silence], now_s: float
 ) -> list[Action]:
     if leads is not None:
         return _as_primary(view, leads, now_s)
@@ -113,8 +118,9 @@ def _about_the_lane(
         # its deadline is unknown; remove it and start under a new epoch.
         return [Remove(view.lease, "left over from an earlier leadership")]
     if view.lease.holder in dead:
-        silent_s = dead[view.lease.holder]
-        removal = Remove(view.lease, f"no heartbeat for {silent_s:.1f} s")
+        silence = dead[view.lease.holder]
+        why = "its connection was closed" if silence.absent_s else "it is silent"
+        removal = Remove(view.lease, f"{why}: no heartbeat for {silence.silent_s:.1f} s")
         return [removal, Acquire()] if candidate else [removal]
     return []
 

@@ -2,7 +2,8 @@
 
 Neither the store's clock nor the key's TTL decides that a worker is dead: both jump with the
 clock of the machine that Redis runs on. What counts is for how long this observer has seen no
-change of the record. Proved by ``tests/unit/test_watchdog.py``.
+change of the record, and for how long it has seen the worker's presence connection closed.
+Proved by ``tests/unit/test_watchdog.py``.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from tts_tasks.coordination.base import WorkerRecord
 
 
-@dataclass(slots=True)
-class _Watched:
-    beat: int | None
-    silent_s: float
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """What an observer has not seen of a worker, in seconds."""
+
+    silent_s: float = 0.0  #: without a change of its record
+    absent_s: float = 0.0  #: with its presence connection closed
+
+    def is_death(self, *, silence_limit_s: float, presence_grace_s: float) -> bool:
+        """Whether three heartbeats were missed, or the kernel has said it and nobody came back."""
+        return self.silent_s >= silence_limit_s or self.absent_s >= presence_grace_s
 
 
 class Watchdog:
-    """Turns successive readings of the registry into seconds of silence a worker.
+    """Turns successive readings of the registry into the silence of each worker.
 
     ``max_step_s``: the most that one interval between two readings may add. An observer that was
     itself suspended, or cut off from the store, must not hold its own absence against the others.
@@ -31,22 +38,28 @@ class Watchdog:
 
     def __init__(self, *, max_step_s: float) -> None:
         self._max_step_s = max_step_s
-        self._watched: dict[str, _Watched] = {}
+        self._last: dict[str, tuple[int | None, Silence]] = {}
         self._last_read_s: float | None = None
 
-    def observe(self, workers: Mapping[str, WorkerRecord | None], now_s: float) -> dict[str, float]:
-        """Take one reading in; return for each registered worker its silence in seconds."""
+    def observe(
+        self,
+        workers: Mapping[str, WorkerRecord | None],
+        now_s: float,
+        *,
+        absent: Collection[str] = (),
+    ) -> dict[str, Silence]:
+        """Take one reading in; return what has not been seen of each registered worker."""
         step_s = 0.0
         if self._last_read_s is not None:
             step_s = min(now_s - self._last_read_s, self._max_step_s)
         self._last_read_s = now_s
-        for worker in self._watched.keys() - workers.keys():
-            del self._watched[worker]
+        current: dict[str, tuple[int | None, Silence]] = {}
         for worker, record in workers.items():
             beat = record.beat if record else None
-            known = self._watched.get(worker)
-            if known is None or known.beat != beat:
-                self._watched[worker] = _Watched(beat, 0.0)
-            else:
-                known.silent_s += step_s
-        return {worker: watched.silent_s for worker, watched in self._watched.items()}
+            last_beat, last = self._last.get(worker, (beat, Silence(-step_s, -step_s)))
+            silent_s = last.silent_s + step_s if beat == last_beat else 0.0
+            # a heartbeat after the connection was closed is a sign of life: it is reconnecting
+            gone = worker in absent and beat == last_beat
+            current[worker] = (beat, Silence(silent_s, last.absent_s + step_s if gone else 0.0))
+        self._last = current
+        return {worker: silence for worker, (_, silence) in current.items()}
