@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.events import EventLog
-from tts_tasks.redis_connection import RedisClient, connect, unavailable_is_clear
+from tts_tasks.redis_connection import (
+    CLIENT_TIMEOUT_S,
+    RedisClient,
+    shared_client,
+    unavailable_is_clear,
+)
 from tts_tasks.routing import Route, route_of
 from tts_tasks.settings import get_settings
 
@@ -24,8 +30,8 @@ def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
     changes on its own.
     """
     settings = settings or get_settings()
-    coordinator = RedisCoordinator(settings.redis_url, timeout_s=2.0)
-    client = connect(settings.redis_url)
+    coordinator = _coordinator(settings.redis_url)
+    client = shared_client(settings.redis_url)
     records = {id_: record for id_, record in coordinator.workers().items() if record}
     routes = {Route(record.pool, record.lane) for record in records.values()}
     routes.add(route_of(settings))
@@ -50,12 +56,17 @@ def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
     return {"lanes": lanes, "workers": workers, "queues": _queue_lengths(client, routes, settings)}
 
 
+@lru_cache(maxsize=8)
+def _coordinator(url: str) -> RedisCoordinator:
+    return RedisCoordinator(url, timeout_s=CLIENT_TIMEOUT_S)
+
+
 def events(
     *, follow: bool = False, since_s: float | None = None, settings: Settings | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield ``{"time", "event", ...}``, oldest first; with ``follow`` also what happens next."""
     settings = settings or get_settings()
-    log = EventLog(connect(settings.redis_url))
+    log = EventLog(shared_client(settings.redis_url))
     with unavailable_is_clear(settings.redis_url):
         yield from log.read(follow=follow, since_s=since_s)
 

@@ -52,6 +52,12 @@ def connect(url: str, *, timeout_s: float = CLIENT_TIMEOUT_S, retries: int = 1) 
         ) from None
 
 
+@lru_cache(maxsize=8)
+def shared_client(url: str) -> RedisClient:
+    """Return this process's client for a URL: one pool of connections, whoever asks."""
+    return connect(url)
+
+
 def without_password(url: str) -> str:
     """Return the URL as it may be shown to people and written to logs."""
     url = _USER_INFO.sub(r"\1***@", url)

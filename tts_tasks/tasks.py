@@ -25,19 +25,12 @@ if TYPE_CHECKING:
 Runner = Callable[[Task, str, "dict[str, Any] | None"], dict[str, Any]]
 
 _runner: Runner | None = None
-_ledgers: dict[str, JobLedger] = {}
 
 
 def install_runner(runner: Runner) -> None:
     """Plug in what runs jobs; called by the worker's child when it starts."""
     global _runner  # noqa: PLW0603 - one per process, as the engine is
     _runner = runner
-
-
-def ledger() -> JobLedger:
-    """Return this process's ledger; connections are made at first use."""
-    url = get_settings().redis_url
-    return _ledgers.setdefault(url, JobLedger(url))
 
 
 def accept_online(request: SpeechRequest, task_id: str) -> int:
@@ -56,7 +49,7 @@ def accept_online(request: SpeechRequest, task_id: str) -> int:
         lane_key=route.lane_key,
         task_id=task_id,
     )
-    (accepted_ms,) = ledger().accept([(job_id, request, meta)])
+    (accepted_ms,) = JobLedger(get_settings().redis_url).accept([(job_id, request, meta)])
     return accepted_ms or 0
 
 

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 from tts_tasks import keys
 from tts_tasks.errors import ConflictError
 from tts_tasks.ledger.jobs import CHUNK
-from tts_tasks.redis_connection import RedisClient, Scripts, connect, unavailable_is_clear
+from tts_tasks.redis_connection import (
+    RedisClient,
+    Scripts,
+    shared_client,
+    unavailable_is_clear,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +69,7 @@ class BatchBook:
 
     def __init__(self, url: str, *, client: RedisClient | None = None) -> None:
         self._url = url
-        self._client = client or connect(url)
+        self._client = client or shared_client(url)
         self._scripts = Scripts(self._client, "tts_tasks.ledger")
 
     def open(self, batch_id: str, *, source: str, output: str, queue: str) -> bool:

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from tts_tasks import keys
 from tts_tasks.ledger.records import Claim, ClaimRefused, JobMeta, JobRecord, Refusal
-from tts_tasks.redis_connection import RedisClient, Scripts, connect, unavailable_is_clear
+from tts_tasks.redis_connection import (
+    RedisClient,
+    Scripts,
+    shared_client,
+    unavailable_is_clear,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +34,7 @@ class JobLedger:
 
     def __init__(self, url: str, *, client: RedisClient | None = None) -> None:
         self._url = url
-        self._client = client or connect(url)
+        self._client = client or shared_client(url)
         self._scripts = Scripts(self._client, "tts_tasks.ledger")
 
     def accept(self, jobs: Sequence[tuple[str, SpeechRequest, JobMeta]]) -> list[int | None]:
