@@ -26,7 +26,7 @@ from tts_tasks.routing import route_of
 from tts_tasks.settings import get_settings
 from tts_workers import link
 from tts_workers.agent import Agent, Role
-from tts_workers.engines import engine_names
+from tts_workers.engines import engine_names, runs_on_cpu_only
 from tts_workers.gpu import Device, NvidiaSmiInventory, choose_device, pin
 from tts_workers.gpu_locks import GpuLocks
 from tts_workers.recovery import Recovery, unacked_keys
@@ -123,6 +123,8 @@ class AgentStep(bootsteps.StartStopStep):
             )
         worker_id = os.environ[WORKER_ID_VARIABLE]
         spec = gpu or os.environ.get("TTS_GPU") or "auto"
+        if spec == "auto" and runs_on_cpu_only(settings.engine):
+            spec = "cpu"  # a GPU under lease that nobody uses would be missed elsewhere
         self.device = choose_device(spec, NvidiaSmiInventory(), GpuLocks(worker_id))
         pin(self.device)
         os.environ[DEVICE_VARIABLE] = self.device.kind

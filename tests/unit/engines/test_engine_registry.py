@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tts_tasks.errors import ConfigurationError
-from tts_workers.engines import engine_names, load_engine
+from tts_workers.engines import engine_names, load_engine, runs_on_cpu_only
 from tts_workers.engines.base import Engine
 
 if TYPE_CHECKING:
@@ -111,3 +111,10 @@ def test_two_packages_with_one_engine_name_are_refused(site: Path) -> None:
 
     with pytest.raises(ConfigurationError, match=r"first-voice.*second-voice|second.*first"):
         load_engine("twin")
+
+
+def test_engines_without_a_gpu_say_so_without_being_imported() -> None:
+    """`--gpu auto` leaves GPUs alone for an engine that declares it needs none."""
+    assert runs_on_cpu_only("espeak")
+    assert runs_on_cpu_only("paced")
+    assert not runs_on_cpu_only("glmtts")

@@ -20,12 +20,26 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP: Final = "tts_tasks.engines"
 
-__all__ = ["ENTRY_POINT_GROUP", "engine_names", "load_engine"]
+#: Names of engines that never use a GPU, known without importing them.
+CPU_ENTRY_POINT_GROUP: Final = "tts_tasks.cpu_engines"
+
+__all__ = [
+    "CPU_ENTRY_POINT_GROUP",
+    "ENTRY_POINT_GROUP",
+    "engine_names",
+    "load_engine",
+    "runs_on_cpu_only",
+]
 
 
 def engine_names() -> tuple[str, ...]:
     """Return the names of the engines that installed packages declare, sorted."""
     return tuple(sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)}))
+
+
+def runs_on_cpu_only(name: str) -> bool:
+    """Whether an engine declares that it never uses a GPU."""
+    return bool(entry_points(group=CPU_ENTRY_POINT_GROUP, name=name))
 
 
 def load_engine(name: str) -> Engine:
