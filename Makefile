@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # a root shell is common in containers; Celery's warning about it is about pickle, which is off
 export C_FORCE_ROOT ?= 1
 
@@ -12,15 +12,22 @@ export C_FORCE_ROOT ?= 1
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-install: $(STAMP)  ## Make the virtual environment with everything but torch
+install: $(VENV)/.installed-dev  ## Make the virtual environment with everything but torch
 
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=python3.12 make ...)")'
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install  ## A batch on a primary and a standby; the primary is killed half-way
+$(VENV)/.installed-all: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed-all
+
+demo: $(VENV)/.installed-all  ## A batch on a primary and a standby; the primary is killed half-way
 	$(BIN)/python examples/demo.py
 
 test: install  ## Every test; says what it skipped for want of a system program

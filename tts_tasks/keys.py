@@ -18,6 +18,7 @@ _JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}:[A-Za-z0-9._-]{1,
 
 EVENTS = "tts:events"
 BATCHES = "tts:batches"
+UNREPORTED = "tts:batches:unreported"
 WORKERS = "tts:workers"
 
 

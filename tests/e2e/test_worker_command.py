@@ -1,4 +1,4 @@
-"""`celery -A tts_tasks worker`, started plainly: names, devices, refusals, what the parent loads."""
+"""`celery -A tts_tasks worker`, started plainly: names, devices, refusals, the parent's memory."""
 
 from __future__ import annotations
 
@@ -33,9 +33,20 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 ENGINES = ("espeak", "torch", "cuda", "onnxruntime")
 AUDIO = ("sndfile", "soxr", "_multiarray_umath")
 
+#: A host with two GPUs, and an engine that would use one.
 NVIDIA_SMI = """#!/bin/sh
 echo "0, GPU-aaaa1111-0000, Test GPU A, 24564, 1024"
 echo "1, GPU-bbbb2222-0000, Test GPU B, 24564, 24000"
+"""
+GPU_ENGINE = """
+from tts_workers.engines.espeak import EspeakEngine
+
+class GpuVoice(EspeakEngine):
+    name = "gpuvoice"
+
+    def load(self, device):
+        assert device == "cuda", device
+        super().load("cpu")
 """
 
 
@@ -100,6 +111,32 @@ def holds(objects: set[str], parts: tuple[str, ...]) -> set[str]:
     return {name for name in objects if any(part in name.lower() for part in parts)}
 
 
+def visible_devices(worker: Worker) -> str:
+    """Return what CUDA may see in the worker's child, as of its birth."""
+    return str(psutil.Process(worker.child_pid).environ()["CUDA_VISIBLE_DEVICES"])
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path) -> dict[str, str]:
+    """Environment of a host with two GPUs on which the engine `gpuvoice` is installed."""
+    site = tmp_path / "site"
+    package = site / "gpuvoice-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: gpuvoice\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[tts_tasks.engines]\ngpuvoice = gpuvoice:GpuVoice\n")
+    (site / "gpuvoice.py").write_text(GPU_ENGINE)
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    return {
+        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+        "TTS_GPU_LOCK_DIR": str(tmp_path / "locks"),
+    }
+
+
 def test_two_plain_workers_of_a_host_are_two(cluster: Cluster) -> None:
     """Without -n two workers have distinct names and ids, and without a GPU they use the CPU."""
     started = [start(cluster), start(cluster)]
@@ -152,39 +189,50 @@ def test_the_parent_never_maps_an_engine(cluster: Cluster) -> None:
     assert record_of(worker)["device"] == "cpu"
     assert synthesize.delay("你好。").get(timeout=60)["attempt"] == 1
 
-    parent = mapped_objects(worker.process.pid)
-    family = [p.pid for p in psutil.Process(worker.process.pid).children(recursive=True)]
-    children = set().union(*map(mapped_objects, family))
+    parent, child = mapped_objects(worker.process.pid), mapped_objects(worker.child_pid)
 
     assert not holds(parent, ENGINES + AUDIO)
     # the same question finds them where they are, so the answer above means something
-    assert holds(children, ("espeak",))
-    assert holds(mapped_objects(worker.child_pid), ("sndfile", "_multiarray_umath"))
-    assert psutil.Process(worker.child_pid).environ()["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert holds(child, AUDIO)
+    assert not holds(child, ENGINES)
+    helpers = psutil.Process(worker.child_pid).children()
+    assert any("espeak_helper" in " ".join(helper.cmdline()) for helper in helpers)
 
 
-def test_auto_gives_each_worker_a_gpu_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
-    """With two GPUs two plain workers pin one each before the child starts; a third is refused."""
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text(NVIDIA_SMI, encoding="utf-8")
-    program.chmod(0o755)
-    environment = {
-        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
-        "CUDA_VISIBLE_DEVICES": "0,1",
-        "TTS_GPU_LOCK_DIR": str(tmp_path),
-    }
-    started = [start(cluster, **environment) for _ in range(2)]
+def test_the_device_is_pinned_before_the_child_starts(cluster: Cluster) -> None:
+    """The child is born with CUDA_VISIBLE_DEVICES, so nothing it imports sees another device."""
+    worker = start(cluster, "--gpu", "cpu")
+    record_of(worker)
+
+    assert visible_devices(worker) == "-1"
+
+
+def test_workers_never_share_a_gpu_by_accident(cluster: Cluster, two_gpus: dict[str, str]) -> None:
+    """`auto`, the default, gives each worker a GPU of its own; what is taken is refused by name."""
+    started = [start(cluster, **two_gpus, TTS_ENGINE="gpuvoice") for _ in range(2)]
     records = [record_of(worker) for worker in started]
 
-    pinned = [psutil.Process(w.child_pid).environ()["CUDA_VISIBLE_DEVICES"] for w in started]
-    error = refused(tmp_path, "--gpu", "1", **environment)
+    pinned = [visible_devices(worker) for worker in started]
+    third = refused(cluster.directory, **two_gpus, TTS_ENGINE="gpuvoice")
+    named = refused(cluster.directory, "--gpu", "1", **two_gpus)
 
-    assert set(pinned) == {"GPU-aaaa1111-0000", "GPU-bbbb2222-0000"}
+    assert sorted(pinned) == ["GPU-aaaa1111-0000", "GPU-bbbb2222-0000"]
     for record, uuid in zip(records, pinned, strict=True):
         assert uuid in record["device"]
-    (holder,) = [r["id"] for r in records if "GPU-bbbb2222-0000" in r["device"]]
-    assert f"taken by worker {holder}" in error or holder in error
+        assert record["id"] in third
+    assert "no free GPU" in third
+    assert records[pinned.index("GPU-bbbb2222-0000")]["id"] in named
+
+
+def test_an_engine_without_a_gpu_leaves_the_gpus_to_others(
+    cluster: Cluster, two_gpus: dict[str, str]
+) -> None:
+    """`auto` takes no lease for espeak; an index given by hand is obeyed."""
+    by_default, by_hand = start(cluster, **two_gpus), start(cluster, "--gpu", "0", **two_gpus)
+
+    assert record_of(by_default)["device"] == "cpu"
+    assert "GPU-aaaa1111-0000" in record_of(by_hand)["device"]
+    assert [visible_devices(by_default), visible_devices(by_hand)] == ["-1", "GPU-aaaa1111-0000"]
 
 
 class Planted:
@@ -218,7 +266,7 @@ def test_a_pickled_message_is_refused_and_harms_nothing(
 
 
 def test_a_worker_whose_engine_does_not_load_gets_no_job(cluster: Cluster) -> None:
-    """Online and batch jobs wait while the only worker is loading, and go to one that has spoken."""
+    """Jobs of both queues wait while the only worker loads, and go to one that has spoken."""
     loading = start(cluster, TTS_ENGINE="paced", TTS_PACED_LOAD_S="600")
     node = record_of(loading, ready=False)["id"].split("/")[0]
     eventually(lambda: app.control.inspect([node], timeout=0.5).ping(), what="its consumer is up")

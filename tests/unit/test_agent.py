@@ -78,6 +78,7 @@ class World:
             self.clock.advance(0.25)
             for agent in agents:
                 agent.tick()
+                agent.do_chores()
 
     def primary(self) -> str | None:
         lease = self.coordinator.read("default.0")

@@ -84,6 +84,8 @@ class BatchBook:
             outcome, sealed = self._scripts.run(
                 "open_batch", [keys.batch(batch_id)], [source, "output", output, "queue", queue]
             )
+            if outcome != "other" and sealed != "1":
+                self._client.sadd(keys.UNREPORTED, batch_id)
         if outcome == "other":
             raise ConflictError(
                 f"batch {batch_id} exists with other content or another output; nothing was "
@@ -149,7 +151,17 @@ class BatchBook:
             own = (keys.batch(batch_id), keys.batch_done(batch_id), keys.batch_rejected(batch_id))
             for key in (*own, *map(keys.job, job_ids)):
                 pipe.expire(key, retention_s)
+            pipe.srem(keys.UNREPORTED, batch_id)
             pipe.execute()
+
+    def unreported(self) -> list[BatchRecord]:
+        """Return the batches whose report is still to be written."""
+        with unavailable_is_clear(self._url):
+            found = {id_: self.get(id_) for id_ in sorted(self._client.smembers(keys.UNREPORTED))}
+            gone = [id_ for id_, record in found.items() if record is None]
+            if gone:
+                self._client.srem(keys.UNREPORTED, *gone)
+        return [record for record in found.values() if record]
 
     def _now_ms(self) -> int:
         now_s, micros = self._client.time()

@@ -1,8 +1,9 @@
 """The HA loop of a worker: reads the world, asks `decide`, carries the answer out.
 
 It runs in threads of the worker's parent process, never in Celery's event loop, which stands
-still while the broker does. Two threads: one that talks to the store, and one that does no I/O
-and ends a leadership whose deadline has passed (rule 6), whatever the first is waiting for.
+still while the broker does. Three threads: one that beats, reads and decides; one that does no
+I/O and ends a leadership whose deadline has passed (rule 6), whatever the first is waiting for;
+and one for the chores, so that giving back a dead worker's jobs delays no renewal.
 """
 
 from __future__ import annotations
@@ -99,14 +100,18 @@ class Agent:
         self._last_role: Role | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._child_died = False
         self._next_beat_s = 0.0
         self._next_reconcile_s = 0.0
+        self._child_died = False
+        self._dead: dict[str, float] = {}  #: workers to recover, by their silence in seconds
+        self._members: list[str] = []  #: registered workers, as last read
+        self._chores_due = threading.Event()
         self._store_answered = True
         self.store_failures = 0  #: requests that the store did not answer
         self._threads = [
             threading.Thread(target=self._run, name="tts-agent", daemon=True),
             threading.Thread(target=self._guard_deadline, name="tts-deadline", daemon=True),
+            threading.Thread(target=self._run_chores, name="tts-chores", daemon=True),
         ]
 
     # -- what the worker tells the agent ------------------------------------------------------
@@ -124,6 +129,7 @@ class Agent:
         """Leave the cluster: last heartbeat, no record left behind."""
         self._stopping.set()
         self._wake.set()
+        self._chores_due.set()
         with self._mutex:
             self._leadership_changed.notify_all()
         self._threads[0].join(timeout=5 * self._settings.request_timeout_s + self._tick_s)
@@ -145,8 +151,10 @@ class Agent:
     def child_lost(self, pid: int) -> None:
         """Learn that the child died: its job goes back, and the lane to somebody else."""
         if not self._stopping.is_set():
-            logger.warning("the engine's process %d is gone", pid)
+            if not self._record.draining:
+                logger.warning("the engine's process %d is gone", pid)
             self._child_died = True
+            self._chores_due.set()
             self._change(ready=False)
 
     @property
@@ -191,11 +199,8 @@ class Agent:
             self._carry_out(self._decide(None, {}, reachable=False))
             return
         self._store_answered = True
+        self._members = [*silences, self.id]
         self._carry_out(self._decide(lease, silences, reachable=True))
-        if self._child_died:
-            self._child_died = False
-            self._rescue.give_back_claims(self.id)
-        self._reconcile_if_due(silences)
 
     def _note_store_failure(self, error: UnavailableError) -> None:
         self.store_failures += 1
@@ -263,7 +268,8 @@ class Agent:
                             reason=reason,
                         )
                 case Recover(worker, silent_s):
-                    self._rescue.recover(worker, silent_s=silent_s)
+                    self._dead[worker] = silent_s
+                    self._chores_due.set()
 
     def _acquire(self, lane: str) -> None:
         asked_s = self._clock()  # before the request is sent: a slow answer shortens our time
@@ -308,15 +314,6 @@ class Agent:
             reason=reason,
         )
 
-    def _reconcile_if_due(self, silences: dict[str, Silence]) -> None:
-        now_s = self._clock()
-        if now_s < self._next_reconcile_s:
-            return
-        self._next_reconcile_s = now_s + self._settings.lost_message_grace_s / 2
-        for queue in self._record.queues:
-            self._rescue.reconcile(queue, alive=[*silences, self.id])
-        self._rescue.complete_batches()
-
     def _depart(self) -> None:
         with self._mutex:
             leadership = self._leadership
@@ -329,6 +326,32 @@ class Agent:
         except UnavailableError as error:
             logger.warning("left without saying so: %s", error)
         self._events.emit("worker.left", worker=self.id)
+
+    # -- the thread for the chores ------------------------------------------------------------
+
+    def _run_chores(self) -> None:
+        while not self._stopping.is_set():
+            self._chores_due.wait(self._tick_s)
+            self._chores_due.clear()
+            try:
+                self.do_chores()
+            except UnavailableError as error:
+                self._note_store_failure(error)
+
+    def do_chores(self) -> None:
+        """Give back what the dead held, ring for what nobody holds. What fails is done again."""
+        if self._child_died:
+            self._rescue.give_back_claims(self.id)
+            self._child_died = False
+        for worker, silent_s in list(self._dead.items()):
+            self._rescue.recover(worker, silent_s=silent_s)
+            self._dead.pop(worker, None)
+        now_s = self._clock()
+        if now_s >= self._next_reconcile_s and self._members:
+            self._next_reconcile_s = now_s + self._settings.lost_message_grace_s / 2
+            for queue in self._record.queues:
+                self._rescue.reconcile(queue, alive=self._members)
+            self._rescue.complete_batches()
 
     # -- the thread that does no I/O ----------------------------------------------------------
 

@@ -140,8 +140,9 @@ class AgentStep(bootsteps.StartStopStep):
     def _agent(parent: Worker, worker_id: str, device: Device) -> Agent:
         settings = get_settings()
         coordinator = RedisCoordinator(settings.redis_url, timeout_s=settings.request_timeout_s)
-        client = connect(settings.redis_url)
-        events = EventLog(client, kept=settings.events_kept)
+        # the agent's thread must not wait for its diary longer than for the lease
+        diary = connect(settings.redis_url, timeout_s=settings.request_timeout_s, retries=0)
+        events = EventLog(diary, kept=settings.events_kept)
         record = WorkerRecord(
             id=worker_id,
             host=socket.gethostname(),
@@ -156,7 +157,7 @@ class AgentStep(bootsteps.StartStopStep):
         rescue = Recovery(
             parent.app,
             settings,
-            ledger=JobLedger(settings.redis_url, client=client),
+            ledger=JobLedger(settings.redis_url),
             coordinator=coordinator,
             events=events,
         )

@@ -63,6 +63,6 @@ class Endings:
 
     def report_complete_batches(self) -> None:
         """Write the reports that are missing."""
-        for batch in self._book.all():
-            if batch.complete and batch.report is None:
+        for batch in self._book.unreported():
+            if batch.complete:
                 self.report(batch.id)
