@@ -37,6 +37,8 @@ def celery_configuration(settings: Settings) -> dict[str, object]:
         # a fresh interpreter: the parent has threads, which fork() would tear, and the child
         # must find CUDA untouched
         "worker_pool_start_method": "spawn",
+        # a fresh interpreter that imports from a cold disk must not be killed for being slow
+        "worker_proc_alive_timeout": 120.0,
         "worker_hijack_root_logger": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from tts_tasks import keys
 from tts_tasks.acceptance import BatchAcceptance
@@ -276,7 +277,9 @@ def read_artifact(name: str) -> bytes:
     """Return an artifact's bytes by its storage name or URI."""
     storage = open_storage((get_settings()).storage_url)
     root = storage.uri("x").removesuffix("x")
-    return storage.read(name.removeprefix(root))
+    if name.startswith(root):
+        name = unquote(name.removeprefix(root))
+    return storage.read(name)
 
 
 def _batch(batch_id: str, settings: Settings) -> BatchRecord:

@@ -37,6 +37,16 @@ def job_id_of_task(task_id: str, lane_key: str) -> str:
     return task_id if ":" in task_id else f"{lane_key}:{task_id}"
 
 
+def check_task_id(task_id: str, lane_key: str) -> str:
+    """Return a task id that somebody chose; raises `RequestError` if it cannot be a job's."""
+    job_id = job_id_of_task(task_id, lane_key)
+    if not _JOB_ID_PATTERN.fullmatch(job_id) or not job_id.startswith(f"{lane_key}:"):
+        raise RequestError(
+            "task_id", f"{task_id[:120]!r}: use letters, digits and . _ - (at most 80, no colon)"
+        )
+    return task_id
+
+
 def split_job_id(job_id: str) -> tuple[str, str]:
     """Return ``(tag, item)``; raises `RequestError` for what is not a job id."""
     if not _JOB_ID_PATTERN.fullmatch(job_id):
@@ -73,6 +83,11 @@ def batch_done(batch_id: str) -> str:
 def batch_rejected(batch_id: str) -> str:
     """Hash: line number → rejected line, as JSON."""
     return f"tts:{{{batch_id}}}:rejected"
+
+
+def batch_reporting(batch_id: str) -> str:
+    """Short-lived mark: somebody writes this batch's report."""
+    return f"tts:{{{batch_id}}}:reporting"
 
 
 def lease(lane_key: str) -> str:

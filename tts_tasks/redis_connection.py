@@ -25,6 +25,14 @@ RedisClient = Any
 #: How long a client waits for one answer before it calls Redis unreachable.
 CLIENT_TIMEOUT_S = 2.0
 
+#: What a Redis answers that is there but cannot write now: full, a replica, voting.
+_REFUSALS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
+
 #: Not by parsing: a URL too broken to parse must not show its password either.
 _USER_INFO = re.compile(r"(://)[^/?#]*@")
 _PASSWORD_PARAMETER = re.compile(r"([?&]password=)[^&#]*")
@@ -77,6 +85,12 @@ def unavailable_is_clear(url: str) -> Iterator[None]:
         raise UnavailableError(
             f"no Redis at {without_password(url)} ({error}): "
             "start one with `ttsctl up`, or set TTS_REDIS_URL"
+        ) from error
+    except redis.ResponseError as error:
+        if not isinstance(error, _REFUSALS) and not str(error).startswith("MISCONF"):
+            raise
+        raise UnavailableError(
+            f"Redis at {without_password(url)} refuses to work now: {error}"
         ) from error
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tts_tasks.ledger import BatchBook, BatchRecord, JobLedger, JobRecord
     from tts_tasks.storage import Storage
 
-REPORT_NAME = "report.jsonl"
 
 #: What an artifact's record says beyond the columns that every report line has.
 _DETAILS = ("name", "size_bytes", "sample_rate_hz", "format", "engine", "fingerprint", "adopted")
@@ -33,6 +32,11 @@ def report_lines(
                 yield rejected_line(line, rejected[line])
             elif record is not None:
                 yield report_line(record)
+
+
+def report_name(batch: BatchRecord) -> str:
+    """Return the report's name in storage: its own, also where batches share an output prefix."""
+    return f"{batch.output}/{batch.id}.report.jsonl"
 
 
 def report_line(record: JobRecord) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def write_report(
         return None
     lines = list(report_lines(ledger, book, batch))
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    name = f"{batch.output}/{REPORT_NAME}"
+    name = report_name(batch)
     storage.replace(name, text.encode())
     uri = storage.uri(name)
     jobs = [

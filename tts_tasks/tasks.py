@@ -33,7 +33,7 @@ def install_runner(runner: Runner) -> None:
     _runner = runner
 
 
-def accept_online(request: SpeechRequest, task_id: str) -> int:
+def accept_online(request: SpeechRequest, task_id: str, *, delay_s: float = 0.0) -> int:
     """Write an online job down; returns Redis's time in ms. Accepting twice is accepting once."""
     route = route_of(get_settings())
     job_id = keys.job_id_of_task(task_id, route.lane_key)
@@ -49,7 +49,9 @@ def accept_online(request: SpeechRequest, task_id: str) -> int:
         lane_key=route.lane_key,
         task_id=task_id,
     )
-    (accepted_ms,) = JobLedger(get_settings().redis_url).accept([(job_id, request, meta)])
+    (accepted_ms,) = JobLedger(get_settings().redis_url).accept(
+        [(job_id, request, meta)], delay_s=delay_s
+    )
     return accepted_ms or 0
 
 
@@ -67,12 +69,27 @@ class SynthesizeTask(Task):
     ) -> AsyncResult | EagerResult:
         """Accept and ring; raises `RequestError` at once for a request that cannot be served."""
         route = route_of(get_settings())
-        task_id = task_id or keys.new_job_id(route.lane_key)
+        task_id = keys.check_task_id(task_id or keys.new_job_id(route.lane_key), route.lane_key)
+        if options.get("expires") is not None:
+            raise RequestError("expires", "an accepted job is spoken; leave `expires` out")
         request = parse_request(request_fields(args or (), kwargs or {}))
-        rung_ms = accept_online(request, task_id)
+        rung_ms = accept_online(request, task_id, delay_s=_delay_s(options))
         options.setdefault("queue", route.online_queue)
         headers = {"rung_ms": rung_ms, **(options.pop("headers", None) or {})}
         return super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)
+
+
+def _delay_s(options: Mapping[str, Any]) -> float:
+    """Return how much later than now Celery will run a call with these options, in seconds."""
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if countdown is not None:
+        return max(0.0, float(countdown))
+    if isinstance(eta, str):
+        eta = datetime.fromisoformat(eta)
+    if eta is None:
+        return 0.0
+    due: datetime = eta if eta.tzinfo else eta.replace(tzinfo=UTC)
+    return max(0.0, (due - datetime.now(UTC)).total_seconds())
 
 
 def request_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def accept_lines(ledger: JobLedger, *lines: int) -> list[str]:
 
 
 def claim(ledger: JobLedger, job_id: str, worker: str = "w1") -> Claim | ClaimRefused:
-    return ledger.claim(job_id, worker, None, max_strikes=3, batch=True)
+    return ledger.claim(job_id, worker, None, max_strikes=3, nonce=secrets.token_hex(4))
 
 
 def granted(answer: Claim | ClaimRefused) -> Claim:
@@ -129,6 +130,13 @@ def test_the_same_worker_may_claim_again_after_its_child_died(ledger: JobLedger)
     assert granted(claim(ledger, job_id)).attempt == 2
 
 
+def test_a_claim_whose_reply_was_lost_is_asked_again_without_harm(ledger: JobLedger) -> None:
+    """Under the same nonce it is the same attempt, and no strike."""
+    (job_id,) = accept_lines(ledger, 1)
+    answers = [ledger.claim(job_id, "w1", None, max_strikes=1, nonce="same") for _ in range(3)]
+    assert {granted(answer).attempt for answer in answers} == {1}
+
+
 def test_a_job_that_loses_its_workers_is_exhausted_unless_it_makes_progress(
     ledger: JobLedger,
 ) -> None:
@@ -154,7 +162,9 @@ def test_a_job_nobody_holds_can_be_given_up_and_a_running_one_not(ledger: JobLed
     assert record is not None
     assert ledger.give_up(record, "w2", {}, retention_s=60) is None
     ledger.release(job_id, "w1", None, strike=True)
-    assert ledger.give_up(record, "w2", {}, retention_s=60) is not None
+    for _ in range(2):  # asked again after a lost reply
+        assert ledger.give_up(record, "w2", {"error": {}}, retention_s=60) is not None
+    assert ledger.give_up(record, "w2", {"error": {"other": 1}}, retention_s=60) is None
 
 
 def test_a_workers_claims_are_known_until_they_end(ledger: JobLedger) -> None:
@@ -186,10 +196,10 @@ def test_only_the_lease_holder_under_its_epoch_may_claim_online_work(
     lease = RedisCoordinator(redis_url, timeout_s=2.0).acquire("default.0", "w1", 30)
     assert lease is not None
     for believed in (None, Lease(lease.epoch - 1, "w1"), Lease(lease.epoch, "w2")):
-        answer = ledger.claim(online_job, "w1", believed, max_strikes=3, batch=False)
+        answer = ledger.claim(online_job, "w1", believed, max_strikes=3, nonce="n")
         assert isinstance(answer, ClaimRefused)
         assert answer.reason is Refusal.NOT_LEADER
-    granted(ledger.claim(online_job, "w1", lease, max_strikes=3, batch=False))
+    granted(ledger.claim(online_job, "w1", lease, max_strikes=3, nonce="n"))
 
 
 # -- what nobody has heard of ----------------------------------------------------------------------

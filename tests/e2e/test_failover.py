@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -153,3 +154,40 @@ def test_a_job_that_kills_every_worker_fails_and_the_others_go_on(cluster: Clust
     client.submit_batch(batch, id="b")
     states = {r.id: r.state for r in client.follow("b", timeout_s=120)}
     assert states == {"bad": "failed", "n1": "succeeded", "n2": "succeeded", "n3": "succeeded"}
+
+
+def test_a_report_that_cannot_be_written_keeps_nobody_from_recovering(cluster: Cluster) -> None:
+    """A refused write of a report is tried again and ends no thread; the next kill is survived."""
+    cluster.start("w1", "w2", **PACED)
+    root = Path(get_settings().storage_url.removeprefix("file://"))
+    (root / "blocked").mkdir(parents=True)
+    (root / "blocked" / "b.report.jsonl").mkdir()
+    client.submit_batch(lines(2), id="b", output="blocked")
+    list(client.follow("b", timeout_s=60))
+    old = primary(cluster)
+    waiting = synthesize.delay(LONG * 6)
+    old.kill()
+    assert waiting.get(timeout=60)["worker"].split("@")[0] != old.name
+    assert client.batch_status("b").report is None
+    (root / "blocked" / "b.report.jsonl").rmdir()
+    eventually(lambda: client.batch_status("b").report, what="the report is written after all")
+
+
+def test_callbacks_survive_an_attempt_that_failed(cluster: Cluster, tmp_path: Path) -> None:
+    """A redo after an engine error is the same message: chains and links go on."""
+    marker = tmp_path / "once"
+    cluster.start("w1", **PACED, TTS_PACED_FAULTS=f"error@text:第一&once:{marker}")
+    linked = synthesize.signature(("第二位",), immutable=True)
+    first = synthesize.apply_async(("第一位",), link=linked)
+    assert first.get(timeout=60)["attempt"] == 2
+    (second,) = eventually(lambda: synthesize.AsyncResult(first.id).children or None)
+    assert second.get(timeout=60)["attempt"] == 1
+
+
+def test_a_delayed_job_is_not_taken_for_lost(cluster: Cluster) -> None:
+    """`countdown` holds although the job is in the ledger from the start."""
+    cluster.start("w1", TTS_LOST_MESSAGE_GRACE_S="0.5")
+    sent_s = time.time()
+    synthesize.apply_async(("请稍候",), countdown=4).get(timeout=60)
+    assert time.time() - sent_s >= 4
+    assert not seen("job.rung_again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,9 @@ from tts_tasks.errors import UnavailableError
 from tts_tasks.settings import Settings
 from tts_tasks.testing import FakeClock, MemoryCoordinator
 from tts_workers.agent import Agent, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 READY = {"event": "ready", "engine": "e", "fingerprint": "f", "capabilities": {}}
 
@@ -33,7 +36,7 @@ class RecordingRescue:
         self.given_back.append(worker_id)
         return []
 
-    def reconcile(self, queue: str, alive: list[str]) -> int:
+    def reconcile(self, queue: str, working_on: Mapping[str, str]) -> int:
         return 0
 
     def complete_batches(self) -> None:

@@ -38,6 +38,15 @@ def test_a_foreign_task_id_is_put_on_the_lane() -> None:
     assert keys.job_id_of_task("default.0:abc", "other.1") == "default.0:abc"
 
 
+@pytest.mark.parametrize("bad", ["order:17", "a b", "x" * 90, "other.1:abc"])
+def test_a_task_id_that_would_lead_to_another_tag_is_refused(bad: str) -> None:
+    """A job under a tag without a lane could never be claimed."""
+    with pytest.raises(RequestError, match="task_id"):
+        keys.check_task_id(bad, "default.0")
+    own = keys.new_job_id("default.0")
+    assert keys.check_task_id(own, "default.0") == own
+
+
 @pytest.mark.parametrize("bad", ["", "a", "a:", ":b", "a:b:c", "a{b}:c", "a:b c", "x" * 90 + ":1"])
 def test_what_is_not_a_job_id_is_refused(bad: str) -> None:
     """Ids come from outside and become keys."""

@@ -57,6 +57,14 @@ def test_absence_grows_while_the_connection_stays_closed() -> None:
     assert silences == {"w": Silence(0.5, 0.5)}
 
 
+def test_connections_that_closed_during_an_outage_condemn_nobody_at_once() -> None:
+    """After the store was away all connections are closed: everybody gets the grace to return."""
+    watchdog = Watchdog(max_step_s=0.9)
+    watchdog.observe({"w": record(1)}, now_s=0.0)
+    assert watchdog.observe({"w": record(1)}, now_s=2.0, absent={"w"})["w"].absent_s == 0
+    assert watchdog.observe({"w": record(1)}, now_s=2.2, absent={"w"})["w"].absent_s < 0.3
+
+
 def test_a_worker_that_reconnects_is_not_absent() -> None:
     """A new heartbeat, or the connection being there again, ends the absence."""
     watchdog = Watchdog(max_step_s=1.0)

@@ -46,6 +46,7 @@ class WorkerRecord:
     fingerprint: str = ""
     capabilities: dict[str, Any] = field(default_factory=dict)
     queues: tuple[str, ...] = ()
+    job: str = ""  #: what its child works on
     presence: str = ""  #: id of the connection that the kernel closes when the worker dies
     started_at: str = ""
 

@@ -19,6 +19,11 @@ from tts_tasks.redis_connection import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: A batch is listed before it is opened: one that is not there yet is not gone.
+_OPENING_MS = 3_600_000
+#: How long one writer of a report keeps the others from doing the same.
+_REPORTING_S = 10
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
@@ -103,7 +108,7 @@ class BatchBook:
     def reached(self, batch_id: str, line: int) -> None:
         """Note up to which physical line the file has been read."""
         with unavailable_is_clear(self._url):
-            self._client.hset(keys.batch(batch_id), "last_line", str(line))
+            self._scripts.run("reached", [keys.batch(batch_id)], [line])
 
     def seal(self, batch_id: str, *, accepted: int, rejected: int) -> int:
         """Say that all lines are in; returns how many jobs are still open."""
@@ -121,12 +126,15 @@ class BatchBook:
     def all(self) -> list[BatchRecord]:
         """Return all batches, newest first; those that retention has removed are struck off."""
         with unavailable_is_clear(self._url):
-            ids = self._client.zrevrange(keys.BATCHES, 0, -1)
+            listed = self._client.zrevrange(keys.BATCHES, 0, -1, withscores=True)
+            ids = [batch_id for batch_id, _ in listed]
             pipe = self._client.pipeline(transaction=False)
             for batch_id in ids:
                 pipe.hgetall(keys.batch(batch_id))
             found = list(zip(ids, pipe.execute(), strict=True))
-            gone = [batch_id for batch_id, fields in found if not fields]
+            just_opened_ms = self._now_ms() - _OPENING_MS
+            gone = [batch_id for batch_id, at_ms in listed if at_ms < just_opened_ms]
+            gone = [batch_id for batch_id, fields in found if not fields and batch_id in gone]
             if gone:
                 self._client.zrem(keys.BATCHES, *gone)
         return [BatchRecord.from_hash(batch_id, fields) for batch_id, fields in found if fields]
@@ -142,6 +150,16 @@ class BatchBook:
         with unavailable_is_clear(self._url):
             raw = self._client.lrange(keys.batch_done(batch_id), after, after + limit - 1)
         return [int(line) for line in raw]
+
+    def may_report(self, batch_id: str) -> bool:
+        """Whether the caller is to write the report; for a while nobody else is.
+
+        It only saves work: two writers would write the same.
+        """
+        with unavailable_is_clear(self._url):
+            return bool(
+                self._client.set(keys.batch_reporting(batch_id), "1", nx=True, ex=_REPORTING_S)
+            )
 
     def reported(self, batch_id: str, uri: str, job_ids: Sequence[str], retention_s: int) -> None:
         """Note that the report is written, and let the batch expire after its retention."""

@@ -37,9 +37,12 @@ class JobLedger:
         self._client = client or shared_client(url)
         self._scripts = Scripts(self._client, "tts_tasks.ledger")
 
-    def accept(self, jobs: Sequence[tuple[str, SpeechRequest, JobMeta]]) -> list[int | None]:
+    def accept(
+        self, jobs: Sequence[tuple[str, SpeechRequest, JobMeta]], *, delay_s: float = 0.0
+    ) -> list[int | None]:
         """Write jobs down; returns for each when it was accepted (ms), or None if it was there.
 
+        ``delay_s``: the message will be heard that much later, and is not missed before.
         The index of open jobs is written first: a crash in between leaves an entry that leads
         nowhere, never a job that nobody looks after.
         """
@@ -50,25 +53,28 @@ class JobLedger:
                 chunk = jobs[start : start + CHUNK]
                 pipe = self._client.pipeline(transaction=False)
                 for job_id, request, meta in chunk:
-                    pipe.zadd(keys.open_jobs(meta.queue), {job_id: now_ms}, nx=True)
+                    heard_ms = now_ms + int(delay_s * 1000)
+                    pipe.zadd(keys.open_jobs(meta.queue), {job_id: heard_ms}, nx=True)
                     fields = ["request", request.model_dump_json(), "meta", meta.to_json()]
+                    fields += ["lane", meta.lane_key]
                     self._scripts.run("accept", [keys.job(job_id)], fields, client=pipe)
                 answers = pipe.execute()[1::2]
                 accepted += [at_ms if new else None for new, at_ms in answers]
         return accepted
 
     def claim(
-        self, job_id: str, worker: str, lease: Lease | None, *, max_strikes: int, batch: bool
+        self, job_id: str, worker: str, lease: Lease | None, *, max_strikes: int, nonce: str
     ) -> Claim | ClaimRefused:
-        """Ask for a job. The worker's own list of claims is written first, for its recoverers."""
-        job_keys = [keys.job(job_id)]
-        if not batch:
-            job_keys.append(keys.lease(keys.split_job_id(job_id)[0]))
-        believed = str(lease) if lease else ""
+        """Ask for a job. The worker's own list of claims is written first, for its recoverers.
+
+        ``nonce`` names this claim: asking again under it, after a lost reply, is asking once.
+        """
+        job_keys = [keys.job(job_id), keys.lease(keys.split_job_id(job_id)[0])]
+        args = [worker, max_strikes, str(lease) if lease else "", nonce]
         with unavailable_is_clear(self._url):
             pipe = self._client.pipeline(transaction=False)
             pipe.sadd(keys.claims(worker), job_id)
-            self._scripts.run("claim", job_keys, [worker, max_strikes, believed], client=pipe)
+            self._scripts.run("claim", job_keys, args, client=pipe)
             answer = pipe.execute()[1]
             if answer[0] != "claimed":
                 self._client.srem(keys.claims(worker), job_id)

@@ -73,6 +73,7 @@ class JobRecord:
     meta: JobMeta
     result: dict[str, Any]  #: the artifact's record, or ``{"error": {"code", "reason"}}``
     accepted_ms: int
+    claimed_ms: int
     finished_ms: int | None
     segments_done: int
     segments: int
@@ -94,6 +95,7 @@ class JobRecord:
             meta=JobMeta.from_json(fields["meta"]),
             result=json.loads(fields.get("result") or "{}"),
             accepted_ms=int(fields.get("accepted_ms", 0)),
+            claimed_ms=int(fields.get("claimed_ms", 0)),
             finished_ms=int(fields["finished_ms"]) if "finished_ms" in fields else None,
             segments_done=int(fields.get("segments_done", 0)),
             segments=int(fields.get("segments", 0)),

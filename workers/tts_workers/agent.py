@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,7 +32,7 @@ from tts_workers.decision import (
 from tts_workers.watchdog import Silence, Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tts_tasks.coordination import Coordinator
     from tts_tasks.events import EventLog
@@ -54,8 +55,8 @@ class Rescue(Protocol):
         """Release and ring for the jobs of this worker's dead child."""
         ...
 
-    def reconcile(self, queue: str, alive: list[str]) -> int:
-        """Ring for what nobody holds."""
+    def reconcile(self, queue: str, working_on: Mapping[str, str]) -> int:
+        """Ring for what nobody holds; ``working_on``: each living worker's job."""
         ...
 
     def complete_batches(self) -> None:
@@ -104,7 +105,7 @@ class Agent:
         self._next_reconcile_s = 0.0
         self._child_died = False
         self._dead: dict[str, float] = {}  #: workers to recover, by their silence in seconds
-        self._members: list[str] = []  #: registered workers, as last read
+        self._members: dict[str, str] = {}  #: registered workers and what each works on
         self._chores_due = threading.Event()
         self._store_answered = True
         self.store_failures = 0  #: requests that the store did not answer
@@ -136,7 +137,10 @@ class Agent:
 
     def child_said(self, message: dict[str, Any]) -> None:
         """Hear from the child: it is ready, or its engine does not load."""
-        if message.get("event") == "ready":
+        if message.get("event") == "job":
+            with self._mutex:  # told with the next heartbeat
+                self._record = replace(self._record, job=message["job"])
+        elif message.get("event") == "ready":
             self._change(
                 ready=True,
                 engine=message["engine"],
@@ -155,7 +159,7 @@ class Agent:
                 logger.warning("the engine's process %d is gone", pid)
             self._child_died = True
             self._chores_due.set()
-            self._change(ready=False)
+            self._change(ready=False, job="")
 
     @property
     def id(self) -> str:
@@ -182,10 +186,7 @@ class Agent:
         self._events.emit("worker.joined", worker=self.id, device=self._record.device)
         while not self._stopping.is_set():
             self._wake.clear()
-            try:
-                self.tick()
-            except UnavailableError as error:
-                self._note_store_failure(error)
+            self._survive(self.tick)
             self._wake.wait(self._tick_s * rng.uniform(0.9, 1.1))
         self._depart()
 
@@ -199,7 +200,6 @@ class Agent:
             self._carry_out(self._decide(None, {}, reachable=False))
             return
         self._store_answered = True
-        self._members = [*silences, self.id]
         self._carry_out(self._decide(lease, silences, reachable=True))
 
     def _note_store_failure(self, error: UnavailableError) -> None:
@@ -224,6 +224,7 @@ class Agent:
     def _read(self) -> tuple[Lease | None, dict[str, Silence]]:
         lease = self._coordinator.read(self._settings.lane_key)
         workers = self._coordinator.workers()
+        self._members = {id_: record.job if record else "" for id_, record in workers.items()}
         if lease is not None:
             workers.setdefault(lease.holder, None)  # a holder that nobody registered is watched too
         absent = self._coordinator.absent(workers)
@@ -333,25 +334,39 @@ class Agent:
         while not self._stopping.is_set():
             self._chores_due.wait(self._tick_s)
             self._chores_due.clear()
-            try:
-                self.do_chores()
-            except UnavailableError as error:
-                self._note_store_failure(error)
+            self.do_chores()
 
     def do_chores(self) -> None:
-        """Give back what the dead held, ring for what nobody holds. What fails is done again."""
+        """Give back what the dead held, ring for what nobody holds.
+
+        Each chore stands for itself: one that fails is done again and keeps none of the others.
+        """
         if self._child_died:
-            self._rescue.give_back_claims(self.id)
             self._child_died = False
+            if not self._survive(partial(self._rescue.give_back_claims, self.id)):
+                self._child_died = True
         for worker, silent_s in list(self._dead.items()):
-            self._rescue.recover(worker, silent_s=silent_s)
-            self._dead.pop(worker, None)
+            self._dead.pop(worker, None)  # while it is dead, the next decision names it again
+            self._survive(partial(self._rescue.recover, worker, silent_s=silent_s))
         now_s = self._clock()
-        if now_s >= self._next_reconcile_s and self._members:
-            self._next_reconcile_s = now_s + self._settings.lost_message_grace_s / 2
-            for queue in self._record.queues:
-                self._rescue.reconcile(queue, alive=self._members)
-            self._rescue.complete_batches()
+        if now_s < self._next_reconcile_s or not self._members:
+            return
+        self._next_reconcile_s = now_s + self._settings.lost_message_grace_s / 2
+        for queue in self._record.queues:
+            self._survive(partial(self._rescue.reconcile, queue, self._members))
+        self._survive(self._rescue.complete_batches)
+
+    def _survive(self, chore: Callable[[], object]) -> bool:
+        """Do something that may fail; a thread that others rely on must not end with it."""
+        try:
+            chore()
+        except UnavailableError as error:
+            self._note_store_failure(error)
+        except Exception:
+            logger.exception("a chore failed and will be done again")
+        else:
+            return True
+        return False
 
     # -- the thread that does no I/O ----------------------------------------------------------
 

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, signals
@@ -192,9 +193,12 @@ _workers: list[Any] = []  #: the one worker of this process, once it is set up
 
 @signals.worker_shutting_down.connect
 def hand_over(**_: Any) -> None:
-    """Hand the lane over at the first word of a shutdown, while the running job goes on."""
+    """Hand the lane over at the first word of a shutdown, while the running job goes on.
+
+    This is a signal handler: it must not wait for a lock that the thread it interrupts may hold.
+    """
     for worker in _workers:
-        worker.tts_agent.drain()
+        threading.Thread(target=worker.tts_agent.drain, daemon=True).start()
 
 
 @signals.worker_shutdown.connect

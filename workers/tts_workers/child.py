@@ -19,7 +19,12 @@ def start_child() -> None:
     settings = get_settings()
     lease = BelievedLease()
     link = ChildLink(os.environ[ENVIRONMENT_VARIABLE], lease.parent_said)
-    host = EngineHost(settings.engine, os.environ["TTS_WORKER_DEVICE"], link)
-    host.start()
-    install_runner(JobRunner(host, lease, settings, os.environ["TTS_WORKER_ID"]))
+    host = EngineHost(
+        settings.engine,
+        os.environ["TTS_WORKER_DEVICE"],
+        link,
+        storage_url=settings.storage_url,
+    )
+    install_runner(JobRunner(host, lease, link, settings, os.environ["TTS_WORKER_ID"]))
+    host.start()  # last: it says that this process is ready
     signals.worker_process_shutdown.connect(lambda **_: host.close(), weak=False)

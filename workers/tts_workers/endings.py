@@ -1,21 +1,20 @@
-"""How jobs and batches end outside the happy path: failures told to whoever waits, reports."""
+"""How jobs and batches end outside the happy path: jobs that are given up, reports."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
-from celery import states
-
-from tts_tasks.errors import JobFailedError
+from tts_tasks.errors import StorageError
 from tts_tasks.ledger import BatchBook
 from tts_tasks.reports import write_report
 from tts_tasks.storage import open_storage
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from tts_tasks.ledger import JobLedger, JobMeta, JobRecord
     from tts_tasks.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def failure(code: str, reason: str, **evidence: Any) -> dict[str, Any]:
@@ -26,43 +25,43 @@ def failure(code: str, reason: str, **evidence: Any) -> dict[str, Any]:
 class Endings:
     """Ends jobs that no attempt will end, and batches whose last job has ended."""
 
-    def __init__(self, app: Celery, settings: Settings, ledger: JobLedger) -> None:
-        self._app = app
+    def __init__(self, settings: Settings, ledger: JobLedger) -> None:
         self._settings = settings
         self._ledger = ledger
         self._book = BatchBook(settings.redis_url)
 
     def give_up(self, record: JobRecord, worker: str, result: dict[str, Any]) -> bool:
-        """Fail a job over which too many workers were lost; False if somebody else has it."""
+        """Fail a job over which too many attempts were lost; False if somebody else has it."""
         open_jobs = self._ledger.give_up(
             record, worker, result, retention_s=self._settings.retention_s
         )
         if open_jobs is None:
             return False
-        if not record.meta.batch:
-            error = result["error"]
-            self._app.backend.store_result(
-                record.meta.task_id or record.id,
-                JobFailedError(error["code"], error["reason"]),
-                states.FAILURE,
-            )
         self.after_finish(record.meta, open_jobs)
         return True
 
     def after_finish(self, meta: JobMeta, open_jobs: int) -> None:
         """Write the batch's report if this was its last job."""
         if meta.batch and open_jobs == 0:
-            self.report(meta.batch)
-
-    def report(self, batch_id: str) -> None:
-        """Write the report of a complete batch."""
-        storage = open_storage(self._settings.storage_url)
-        write_report(
-            self._ledger, self._book, storage, batch_id, retention_s=self._settings.retention_s
-        )
+            self._report(meta.batch)
 
     def report_complete_batches(self) -> None:
         """Write the reports that are missing."""
         for batch in self._book.unreported():
             if batch.complete:
-                self.report(batch.id)
+                self._report(batch.id)
+
+    def _report(self, batch_id: str) -> None:
+        if not self._book.may_report(batch_id):
+            return
+        try:
+            write_report(
+                self._ledger,
+                self._book,
+                open_storage(self._settings.storage_url),
+                batch_id,
+                retention_s=self._settings.retention_s,
+            )
+        except StorageError as error:
+            # the jobs have ended well; the report is tried again by whoever looks next
+            logger.warning("the report of batch %s is not written yet: %s", batch_id, error)

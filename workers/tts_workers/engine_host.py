@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks.errors import EngineError, EngineLoadError, TTSError
+from tts_tasks.storage import open_storage
 from tts_workers.engines import load_engine
 from tts_workers.engines.base import Engine, SpeakOptions, VoiceReference
 
 if TYPE_CHECKING:
+    from tts_tasks.storage import Storage
     from tts_workers.link import ChildLink
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ class LoadedEngine:
     engine: Engine
     fingerprint: str
     capabilities: dict[str, Any]
+    storage: Storage  #: where what it speaks will go: a worker without one is not ready either
 
     @property
     def name(self) -> str:
@@ -43,8 +46,9 @@ class LoadedEngine:
 class EngineHost:
     """Owns the one engine of this process."""
 
-    def __init__(self, engine_name: str, device: str, link: ChildLink) -> None:
+    def __init__(self, engine_name: str, device: str, link: ChildLink, *, storage_url: str) -> None:
         self._engine_name = engine_name
+        self._storage_url = storage_url
         self._device = device
         self._link = link
         self._loaded: LoadedEngine | None = None
@@ -89,6 +93,7 @@ class EngineHost:
 
     def _load(self) -> LoadedEngine:
         """Load and probe. Rule 7: ready means it has spoken."""
+        storage = open_storage(self._storage_url)
         engine = load_engine(self._engine_name)
         try:
             engine.load(self._device)
@@ -110,4 +115,4 @@ class EngineHost:
             raise EngineLoadError("the probe made no sound")
         capabilities = engine.capabilities()
         described = asdict(capabilities) | {"features": sorted(capabilities.features)}
-        return LoadedEngine(engine, engine.fingerprint(), described)
+        return LoadedEngine(engine, engine.fingerprint(), described, storage)

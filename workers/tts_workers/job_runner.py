@@ -7,18 +7,18 @@ publish by create-if-absent → finish, fenced by the attempt.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import Ignore, Reject
 
-from tts_tasks import audio
-from tts_tasks.app import app
-from tts_tasks.doorbell import ring
+from tts_tasks import audio, keys
 from tts_tasks.errors import (
     ConflictError,
     EngineError,
+    EngineLoadError,
     JobFailedError,
     RequestError,
     StaleAttemptError,
@@ -30,7 +30,8 @@ from tts_tasks.events import EventLog
 from tts_tasks.ledger import Claim, ClaimRefused, JobLedger, Refusal
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest, parse_request
-from tts_tasks.storage import Ownership, Published, find_published, open_storage, publish
+from tts_tasks.routing import route_of
+from tts_tasks.storage import Ownership, Published, find_published, publish
 from tts_tasks.tasks import accept_online
 from tts_workers.endings import Endings, failure
 from tts_workers.engines.base import SpeakOptions, VoiceReference
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from tts_tasks.settings import Settings
     from tts_workers.engine_host import EngineHost, LoadedEngine
     from tts_workers.leadership import BelievedLease
+    from tts_workers.link import ChildLink
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,16 @@ T = TypeVar("T")
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
 _NEWS_OF_LEADERSHIP_S = 0.5
+#: How long a message waits for an engine that is loading again before it goes to somebody else.
+_ENGINE_RETURNS_S = 1.0
+
+
+#: Errors that no other attempt will change, and the code of the failure they are.
+_FINAL: dict[type[Exception], str] = {
+    RequestError: "bad_request",
+    UnspeakableTextError: "unspeakable_text",
+    ConflictError: "conflict",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +77,23 @@ class JobRunner:
     """Runs one job at a time on the engine of this process."""
 
     def __init__(
-        self, host: EngineHost, lease: BelievedLease, settings: Settings, worker_id: str
+        self,
+        host: EngineHost,
+        lease: BelievedLease,
+        link: ChildLink,
+        settings: Settings,
+        worker_id: str,
     ) -> None:
         self._host = host
         self._lease = lease
+        self._link = link
+        self._lane_key = route_of(settings).lane_key
         self._settings = settings
         self._worker_id = worker_id
         client = connect(settings.redis_url)
         self._ledger = JobLedger(settings.redis_url, client=client)
         self._events = EventLog(client, kept=settings.events_kept)
-        self._storage = open_storage(settings.storage_url)
-        self._endings = Endings(app, settings, self._ledger)
+        self._endings = Endings(settings, self._ledger)
 
     def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
         """Run a job to its end; returns the artifact's record.
@@ -83,33 +101,47 @@ class JobRunner:
         Raises `JobFailedError` when it has failed for good, Celery's `Ignore` when somebody else
         has it or will have it, `Reject` when the message belongs in another worker's hands.
         """
-        batch = bool(task.request.ignore_result)
-        answer = self._insist(lambda: self._claim(job_id, batch=batch))
-        if isinstance(answer, ClaimRefused) and answer.reason is Refusal.MISSING and given:
-            # sent by a foreign client, without our `apply_async`: accepted here, before anything
-            request = parse_request(given)
-            self._insist(lambda: accept_online(request, task.request.id))
-            answer = self._insist(lambda: self._claim(job_id, batch=batch))
-        if isinstance(answer, ClaimRefused):
-            return self._refused(job_id, answer)
         try:
-            return self._work(answer)
+            loaded = self._host.wait(_ENGINE_RETURNS_S)
+        except EngineLoadError:
+            raise Reject("the engine of this worker is not ready", requeue=True) from None
+        self._link.say({"event": "job", "job": job_id})  # before the claim: see `reconcile`
+        try:
+            answer = self._claim(job_id, str(task.request.id), given)
+            if isinstance(answer, ClaimRefused):
+                return self._refused(job_id, answer)
+            return self._work(answer, loaded)
         except StaleAttemptError:
-            self._events.emit(
-                "job.stale_refused", job=job_id, attempt=answer.attempt, worker=self._worker_id
-            )
+            self._events.emit("job.stale_refused", job=job_id, worker=self._worker_id)
             raise Ignore from None
+        finally:
+            self._link.say({"event": "job", "job": ""})
 
     # -- claim ------------------------------------------------------------------------------
 
-    def _claim(self, job_id: str, *, batch: bool) -> Claim | ClaimRefused:
-        return self._ledger.claim(
-            job_id,
-            self._worker_id,
-            None if batch else self._lease.get(_NEWS_OF_LEADERSHIP_S),
-            max_strikes=self._settings.max_attempts,
-            batch=batch,
-        )
+    def _claim(
+        self, job_id: str, task_id: str, given: dict[str, Any] | None
+    ) -> Claim | ClaimRefused:
+        on_lane = keys.split_job_id(job_id)[0] == self._lane_key
+        nonce = secrets.token_hex(8)
+
+        def claim() -> Claim | ClaimRefused:
+            return self._ledger.claim(
+                job_id,
+                self._worker_id,
+                self._lease.get(_NEWS_OF_LEADERSHIP_S) if on_lane else None,
+                max_strikes=self._settings.max_attempts,
+                nonce=nonce,
+            )
+
+        answer = self._insist(claim)
+        if isinstance(answer, ClaimRefused) and answer.reason is Refusal.MISSING and given:
+            # sent by a foreign client, without our `apply_async`: accepted here, before anything
+            keys.check_task_id(task_id, self._lane_key)
+            request = parse_request(given)
+            self._insist(lambda: accept_online(request, task_id))
+            answer = self._insist(claim)
+        return answer
 
     def _refused(self, job_id: str, answer: ClaimRefused) -> dict[str, Any]:
         match answer.reason:
@@ -128,38 +160,49 @@ class JobRunner:
         raise Ignore
 
     def _exhausted(self, job_id: str, strikes: int) -> None:
-        record = self._ledger.get(job_id)
-        reason = f"{strikes} attempts in a row ended without progress; the last on {{}}"
+        reason = f"{strikes} attempts in a row ended without progress"
+        self._give_up(job_id, self._worker_id, "attempts_exhausted", reason)
+
+    def _give_up(self, job_id: str, worker: str, code: str, reason: str) -> None:
+        """Fail a job that nobody works on; raises `JobFailedError`, or returns if somebody does."""
+        record = self._insist(lambda: self._ledger.get(job_id))
         if record is None:
             return
-        result = failure("attempts_exhausted", reason.format(record.worker or "a lost worker"))
-        if self._endings.give_up(record, self._worker_id, result):
-            self._events.emit("job.failed", job=job_id, code="attempts_exhausted")
+        result = failure(code, reason, worker=worker)
+        if self._insist(lambda: self._endings.give_up(record, worker, result)):
+            self._events.emit("job.failed", job=job_id, code=code, reason=reason)
+            raise JobFailedError(code, reason)
 
     # -- work -------------------------------------------------------------------------------
 
-    def _work(self, claim: Claim) -> dict[str, Any]:
+    def _work(self, claim: Claim, loaded: LoadedEngine) -> dict[str, Any]:
         try:
             request = parse_request(claim.request)
-            record = self._artifact(claim, request)
-        except RequestError as error:
-            return self._fail(claim, "bad_request", str(error))
-        except UnspeakableTextError as error:
-            return self._fail(claim, "unspeakable_text", str(error))
-        except ConflictError as error:
-            return self._fail(claim, "conflict", str(error))
+            record = self._artifact(claim, request, loaded)
+        except (StaleAttemptError, UnavailableError):
+            raise
+        except tuple(_FINAL) as error:
+            code = next(code for kind, code in _FINAL.items() if isinstance(error, kind))
+            return self._fail(claim, code, str(error))
         except (EngineError, StorageError) as error:
-            return self._try_elsewhere(claim, error)
+            code = "storage" if isinstance(error, StorageError) else "engine"
+            return self._try_elsewhere(claim, code, str(error))
+        except Exception as error:
+            # Whatever an engine or a codec raises: a job must never be left without an outcome.
+            logger.exception("%s, attempt %d", claim.job_id, claim.attempt)
+            return self._try_elsewhere(claim, "internal", f"{type(error).__name__}: {error}")
         self._finish(claim, "succeeded", record)
         return record
 
-    def _artifact(self, claim: Claim, request: SpeechRequest) -> dict[str, Any]:
+    def _artifact(
+        self, claim: Claim, request: SpeechRequest, loaded: LoadedEngine
+    ) -> dict[str, Any]:
+        storage = loaded.storage
         owner = Ownership(job=claim.job_id, sound=request.sound_sha256())
         name = claim.meta.name
-        published = self._insist(lambda: find_published(self._storage, name, owner))
+        published = self._insist(lambda: find_published(storage, name, owner))
         if published is not None and published.details:
             return _record(claim, published)
-        loaded = self._host.wait(self._settings.store_outage_s)
         _check_requirements(request, loaded)
         rendered = self._render(claim, request, loaded)
         details = {
@@ -171,9 +214,7 @@ class JobRunner:
             "attempt": claim.attempt,
             "worker": claim.worker,
         }
-        published = self._insist(
-            lambda: publish(self._storage, name, rendered.data, owner, details)
-        )
+        published = self._insist(lambda: publish(storage, name, rendered.data, owner, details))
         return _record(claim, published)
 
     def _render(self, claim: Claim, request: SpeechRequest, loaded: LoadedEngine) -> _Rendered:
@@ -210,46 +251,33 @@ class JobRunner:
         )
         if open_jobs is None:
             raise StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
-        self._endings.after_finish(claim.meta, open_jobs)
+        self._insist(lambda: self._endings.after_finish(claim.meta, open_jobs))
 
     def _fail(self, claim: Claim, code: str, reason: str) -> dict[str, Any]:
         self._finish(claim, "failed", failure(code, reason, worker=claim.worker))
         self._events.emit("job.failed", job=claim.job_id, code=code, reason=reason)
         raise JobFailedError(code, reason)
 
-    def _try_elsewhere(self, claim: Claim, error: EngineError | StorageError) -> dict[str, Any]:
+    def _try_elsewhere(self, claim: Claim, code: str, reason: str) -> dict[str, Any]:
         """Give a job back after an attempt failed; the last attempt fails it."""
-        logger.warning("%s, attempt %d: %s", claim.job_id, claim.attempt, error)
+        logger.warning("%s, attempt %d: %s: %s", claim.job_id, claim.attempt, code, reason)
         strikes = self._insist(
             lambda: self._ledger.release(claim.job_id, claim.worker, claim.attempt, strike=True)
         )
         if strikes is None:
             raise StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
         self._events.emit(
-            "job.attempt_failed", job=claim.job_id, attempt=claim.attempt, reason=str(error)
+            "job.attempt_failed",
+            job=claim.job_id,
+            attempt=claim.attempt,
+            worker=claim.worker,
+            code=code,
+            reason=reason,
         )
         if strikes >= self._settings.max_attempts:
-            return self._fail_released(claim, error)
-        meta = claim.meta
-        self._insist(
-            lambda: ring(
-                app,
-                meta.queue,
-                [meta.task_id or claim.job_id],
-                rung_ms=self._ledger.now_ms(),
-                wants_result=not meta.batch,
-            )
-        )
-        raise Ignore
-
-    def _fail_released(self, claim: Claim, error: EngineError | StorageError) -> dict[str, Any]:
-        code = "storage" if isinstance(error, StorageError) else "engine"
-        record = self._insist(lambda: self._ledger.get(claim.job_id))
-        result = failure(code, str(error), worker=claim.worker)
-        if record is not None and self._endings.give_up(record, claim.worker, result):
-            self._events.emit("job.failed", job=claim.job_id, code=code, reason=str(error))
-            raise JobFailedError(code, str(error))
-        raise Ignore
+            self._give_up(claim.job_id, claim.worker, code, reason)
+        # the very message goes back, with the callbacks that hang on it
+        raise Reject(reason, requeue=True)
 
     def _insist(self, call: Callable[[], T]) -> T:
         """Call a store until it answers: an outage must not cost the work that is done."""

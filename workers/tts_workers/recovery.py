@@ -2,7 +2,7 @@
 
 Any number of agents may do this at once: releases are fenced by the holder, messages are moved in
 a transaction, and a ring too many is absorbed by the claim. Proved by
-``tests/e2e/test_recovery.py``.
+``tests/e2e/test_failover.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tts_tasks.errors import UnavailableError
 from tts_workers.endings import Endings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from celery import Celery
 
@@ -65,24 +65,30 @@ class Recovery:
         self._ledger = ledger
         self._coordinator = coordinator
         self._events = events
-        self._endings = Endings(app, settings, ledger)
+        self._endings = Endings(settings, ledger)
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         """Give back everything a dead worker held, and strike it off the registry."""
+        # released first: a message that comes back before would find the job still held
+        released = self._release_claims(worker_id)
         restored = self._restore_messages(worker_id)
-        recovered = self.give_back_claims(worker_id, already_rung=restored)
+        self._ring(record for record in released if _task_id(record) not in restored)
         self._coordinator.forget(worker_id)
         self._events.emit(
             "worker.dead",
             worker=worker_id,
             silent_s=round(silent_s, 3),
-            jobs=recovered,
+            jobs=[record.id for record in released],
             messages=len(restored),
         )
 
-    def give_back_claims(self, worker_id: str, *, already_rung: Iterable[str] = ()) -> list[str]:
-        """Release the jobs that a worker (or its dead child) had claimed, and ring for them."""
-        rung = set(already_rung)
+    def give_back_claims(self, worker_id: str) -> list[str]:
+        """Release the jobs that a worker's dead child had claimed, and ring for them."""
+        released = self._release_claims(worker_id)
+        self._ring(released)
+        return [record.id for record in released]
+
+    def _release_claims(self, worker_id: str) -> list[JobRecord]:
         released: list[JobRecord] = []
         for job_id in self._ledger.claims_of(worker_id):
             if self._ledger.release(job_id, worker_id, None, strike=True) is None:
@@ -92,15 +98,17 @@ class Recovery:
                 continue
             self._events.emit("job.recovered", job=job_id, attempt=record.attempt, worker=worker_id)
             released.append(record)
-        self._ring(record for record in released if _task_id(record) not in rung)
-        return [record.id for record in released]
+        return released
 
-    def reconcile(self, queue: str, alive: Iterable[str]) -> int:
-        """Ring again for open jobs whose message got lost; returns how many."""
-        unheard = self._ledger.unheard(
-            queue, grace_s=self._settings.lost_message_grace_s, limit=_RECONCILE_LIMIT
-        )
-        living = set(alive)
+    def reconcile(self, queue: str, working_on: Mapping[str, str]) -> int:
+        """Ring again for open jobs that nobody has heard of or works on; returns how many.
+
+        ``working_on``: the living workers, and what each says it works on. A job that a living
+        worker claimed a while ago and does not work on has fallen through its hands.
+        """
+        grace_s = self._settings.lost_message_grace_s
+        unheard = self._ledger.unheard(queue, grace_s=grace_s, limit=_RECONCILE_LIMIT)
+        fresh_ms = self._ledger.now_ms() - grace_s * 1000
         lost: list[JobRecord] = []
         in_good_hands: list[str] = []
         for job_id, record in zip(unheard, self._ledger.get_many(unheard), strict=True):
@@ -108,7 +116,7 @@ class Recovery:
                 self._ledger.close(queue, job_id)
             elif record.state == "accepted":
                 lost.append(record)
-            elif record.worker in living:
+            elif working_on.get(record.worker) == job_id or record.claimed_ms > fresh_ms:
                 in_good_hands.append(job_id)
             elif self._ledger.release(job_id, record.worker, record.attempt, strike=True):
                 lost.append(record)

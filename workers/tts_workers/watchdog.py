@@ -39,6 +39,7 @@ class Watchdog:
     def __init__(self, *, max_step_s: float) -> None:
         self._max_step_s = max_step_s
         self._last: dict[str, tuple[int | None, Silence]] = {}
+        self._absent: set[str] = set()
         self._last_read_s: float | None = None
 
     def observe(
@@ -49,8 +50,9 @@ class Watchdog:
         absent: Collection[str] = (),
     ) -> dict[str, Silence]:
         """Take one reading in; return what has not been seen of each registered worker."""
-        step_s = 0.0
+        step_s, gap = 0.0, False
         if self._last_read_s is not None:
+            gap = now_s - self._last_read_s > self._max_step_s
             step_s = min(now_s - self._last_read_s, self._max_step_s)
         self._last_read_s = now_s
         current: dict[str, tuple[int | None, Silence]] = {}
@@ -58,8 +60,12 @@ class Watchdog:
             beat = record.beat if record else None
             last_beat, last = self._last.get(worker, (beat, Silence(-step_s, -step_s)))
             silent_s = last.silent_s + step_s if beat == last_beat else 0.0
-            # a heartbeat after the connection was closed is a sign of life: it is reconnecting
+            # A heartbeat after the connection was closed is a sign of life: it is reconnecting.
+            # A first absence counts from now on; so does one seen after a gap of our own, in
+            # which the store may have been away and have closed every connection.
             gone = worker in absent and beat == last_beat
-            current[worker] = (beat, Silence(silent_s, last.absent_s + step_s if gone else 0.0))
+            counts = gone and worker in self._absent and not gap
+            current[worker] = (beat, Silence(silent_s, last.absent_s + step_s if counts else 0.0))
         self._last = current
+        self._absent = set(absent)
         return {worker: silence for worker, (_, silence) in current.items()}

@@ -3,12 +3,14 @@
 -- ARGV[1] attempt ("*": whatever the attempt, if nobody runs it), ARGV[2] worker,
 -- ARGV[3] succeeded | failed, ARGV[4] result as JSON, ARGV[5] line, ARGV[6] retention_s
 -- returns {"ok", jobs of the batch still open (-1: unknown yet or no batch)} | {"stale", state}
-local job = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'worker')
+local job = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'worker', 'result')
 local mine = job[1] == 'running' and job[2] == ARGV[1] and job[3] == ARGV[2]
 if ARGV[1] == '*' then
   mine = job[1] == 'accepted' or (job[1] == 'running' and job[3] == ARGV[2])
 end
-local repeated = job[1] == ARGV[3] and job[2] == ARGV[1] and job[3] == ARGV[2]
+-- asked again after a lost reply
+local repeated = job[1] == ARGV[3] and job[4] == ARGV[4]
+                 and (ARGV[1] == '*' or (job[2] == ARGV[1] and job[3] == ARGV[2]))
 if not mine and not repeated then
   return {'stale', job[1] or 'missing'}
 end
