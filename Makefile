@@ -31,7 +31,7 @@ demo: $(VENV)/.installed-all  ## A batch on a primary and a standby; the primary
 	$(BIN)/python examples/demo.py
 
 test: install  ## Every test; says what it skipped for want of a system program
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install  ## Ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -6,9 +6,10 @@ Importing it connects to nothing and loads no engine.
 from __future__ import annotations
 
 from celery import Celery
-from click import Option
+from click import Context, Option, UsageError
 from kombu.entity import Queue
 
+from tts_tasks.errors import ConfigurationError
 from tts_tasks.routing import route_of
 from tts_tasks.settings import Settings, get_settings
 
@@ -60,13 +61,25 @@ def celery_configuration(settings: Settings) -> dict[str, object]:
     }
 
 
+def _check_settings(_context: Context, _option: object, value: str | None) -> str | None:
+    """Refuse wrong settings while the command line is read, before Celery needs them."""
+    try:
+        get_settings()
+    except ConfigurationError as error:
+        raise UsageError(str(error)) from None
+    return value
+
+
 app = Celery("tts_tasks", set_as_current=False)
-app.conf.update(celery_configuration(get_settings()))
+# when it is first needed: a wrong setting is then an error where it can be shown, not at import
+app.add_defaults(lambda: celery_configuration(get_settings()))
 app.user_options["worker"].add(
     Option(
         ("--gpu",),
         default=None,
         metavar="N|auto|cpu",
+        is_eager=True,
+        callback=_check_settings,
         help="Device of this worker: a GPU's index, a free one of this host (auto, the default), "
         "or cpu.",
     )

@@ -25,7 +25,7 @@ from tts_tasks.ledger import BatchBook, BatchRecord, JobLedger, JobRecord
 from tts_tasks.reports import rejected_line, report_line, report_lines
 from tts_tasks.routing import route_of
 from tts_tasks.settings import get_settings
-from tts_tasks.storage import open_storage
+from tts_tasks.storage import LocalStorage, open_storage
 from tts_tasks.tasks import synthesize
 
 if TYPE_CHECKING:
@@ -262,15 +262,20 @@ def fetch(id: str, to: Path) -> Iterator[Path]:  # noqa: A002
     settings = get_settings()
     storage = open_storage(settings.storage_url)
     prefix = _batch(id, settings).output
-    local = open_storage(str(to.absolute()))
-    for line in report(id):
-        if line["state"] != "succeeded":
-            continue
-        name = str(line["name"]).removeprefix(f"{prefix}/")
-        data = storage.read(line["name"])
-        if not local.create(name, data) and local.read(name) != data:
-            raise ConflictError(f"{to / name} exists with other content; nothing was overwritten")
-        yield to / name
+    local = LocalStorage(to.absolute())
+    try:
+        for line in report(id):
+            if line["state"] != "succeeded":
+                continue
+            name = str(line["name"]).removeprefix(f"{prefix}/")
+            data = storage.read(line["name"])
+            if not local.create(name, data) and local.read(name) != data:
+                raise ConflictError(
+                    f"{to / name} exists with other content; nothing was overwritten"
+                )
+            yield to / name
+    finally:
+        local.tidy()
 
 
 def read_artifact(name: str) -> bytes:

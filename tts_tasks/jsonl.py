@@ -208,7 +208,7 @@ def _parse_json(raw: bytes) -> object:
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        reason = f"is not JSON: {error.msg} at character {error.colno}"
+        reason = f"is not JSON: {error.msg.removesuffix(' at')} at character {error.colno}"
         raise RequestError("line", reason) from None
     except RecursionError:
         raise RequestError("line", "is nested too deeply; a request is a flat object") from None

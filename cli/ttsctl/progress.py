@@ -148,7 +148,7 @@ class TerminalReporter:
     @contextmanager
     def following(self, tally: Tally) -> Iterator[None]:
         """Draw the bar until the block ends; its last state stays on the screen."""
-        with self._live(_TallyBar(tally), _TallyText(tally)) as progress:
+        with self._live(_TallyBar(tally, self._console), _TallyText(tally)) as progress:
             progress.add_task(tally.batch, total=tally.standing().total)
             yield
 
@@ -174,14 +174,18 @@ class TalkingReporter(TerminalReporter):
 
 
 class _TallyBar(BarColumn):
-    """The bar, filled by the tally."""
+    """The bar, filled by the tally, as wide as the words beside it leave room for."""
 
-    def __init__(self, tally: Tally) -> None:
-        super().__init__(bar_width=24)
+    def __init__(self, tally: Tally, console: Console) -> None:
+        super().__init__()
         self._tally = tally
+        self._console = console
 
     def render(self, task: Task) -> Any:
-        task.completed = self._tally.standing().done
+        standing = self._tally.standing()
+        task.completed = standing.done
+        room = self._console.width - len(standing_text(standing)) - 2
+        self.bar_width = max(4, min(24, room))
         return super().render(task)
 
 
@@ -195,7 +199,7 @@ class _TallyText(ProgressColumn):
         self._tally = tally
 
     def render(self, _task: Task) -> Text:
-        return Text(standing_text(self._tally.standing()))
+        return Text(standing_text(self._tally.standing()), no_wrap=True)
 
 
 def standing_text(standing: Standing) -> str:

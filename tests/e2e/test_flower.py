@@ -61,13 +61,13 @@ class Flower:
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
-    def sees(self, nodes: tuple[str, ...]) -> bool:
-        """Say whether it has heard of all these workers."""
+    def told(self, what: str) -> dict[str, int]:
+        """Return a number of each worker that it has heard of, by node name."""
         try:
             _, body = self.get("/workers?json=1")
         except urllib.error.URLError:
-            return False  # it does not listen yet
-        return {worker["hostname"] for worker in json.loads(body)["data"]} >= set(nodes)
+            return {}  # it does not listen yet
+        return {worker["hostname"]: worker.get(what, 0) for worker in json.loads(body)["data"]}
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,12 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
         url = start_flower(folder, processes)
         cluster.start("w1", "w2", TTS_ENGINE="paced", TTS_PACED_COST="2")
         flower = Flower(url, nodes_standby_first())
-        eventually(lambda: flower.sees(flower.nodes), what="Flower has heard of both workers")
+        eventually(lambda: len(flower.told("active")) == 2, what="Flower has heard of both workers")
         fill_the_queues()
+        eventually(
+            lambda: set(flower.told("active").values()) == {1},
+            what="Flower has heard, in a heartbeat, of each worker's job",
+        )
         yield flower
     finally:
         for process in processes:
@@ -217,6 +221,11 @@ def test_the_pages_are_drawn(flower: Flower, tmp_path: Path, page: str) -> None:
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", picture[16:24]) == (WIDTH, HEIGHT)
     assert len(picture) > 3 * len(empty)
+
+
+def test_tasks_are_counted_from_the_first_one(flower: Flower) -> None:
+    """Workers tell of their tasks unasked: Flower would ask seconds after a worker has come."""
+    assert flower.told("task-received") == dict.fromkeys(flower.nodes, 1)
 
 
 def test_looking_at_one_worker_hides_no_queue(flower: Flower) -> None:

@@ -131,6 +131,11 @@ class LocalStorage:
                 raise StorageError(f"{path} leads out of {self.root} through a symbolic link")
         return path
 
+    def tidy(self) -> None:
+        """Remove the folder for temporary files if nobody uses it: in a folder of a person's."""
+        with suppress(OSError):
+            (self.root / _TEMP_FOLDER).rmdir()
+
     def sweep(self, older_than_s: float) -> int:
         """See `Storage.sweep`: unfinished files that nobody has written to for that long."""
         removed = 0

@@ -160,16 +160,12 @@ def test_the_front_end_gives_segments_or_says_that_nothing_can_be_spoken(text: s
         *("，", "。”", "a", "中", "A.", "\t# "),
     ],
 )
-def test_time_grows_with_the_length_of_the_text_and_not_with_its_square(unit: str) -> None:
-    """No repeated fragment, hostile or not, makes a pattern backtrack over the whole text."""
+def test_no_repeated_fragment_makes_a_pattern_backtrack_over_the_whole_text(unit: str) -> None:
+    """A hostile text of 100,000 characters is dealt with; backtracking would take for ever."""
+    length_chars = 100_000
+    text = (unit * (length_chars // len(unit) + 1))[:length_chars]
+    started_s = time.process_time()
 
-    def cost_s(length_chars: int) -> float:
-        text = (unit * (length_chars // len(unit) + 1))[:length_chars]
-        started_s = time.process_time()
-        split(normalise(text))
-        return time.process_time() - started_s
+    split(normalise(text))
 
-    cost_s(1_000)
-    small_s, large_s = cost_s(2_000), cost_s(32_000)
-
-    assert large_s < 80 * small_s + 0.2  # linear is 16 times, quadratic 256 times
+    assert time.process_time() - started_s < 60
