@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from tests.waiting import eventually
-from tts_tasks.app import app, celery_configuration
+from tts_tasks.app import app
+from tts_tasks.celeryconfig import celery_configuration
 from tts_tasks.settings import get_settings
 from ttsctl.supervisor.redis_server import EmbeddedRedis
 

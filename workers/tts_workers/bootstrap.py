@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, signals
+from celery.worker.control import inspect_command
 from click import UsageError
 
 from tts_tasks.app import app
@@ -215,6 +216,21 @@ def start_engine(**_: Any) -> None:
     from tts_workers.child import start_child
 
     start_child()
+
+
+@inspect_command()
+def active_queues(state: Any) -> list[dict[str, Any]]:
+    """Answer `celery inspect active_queues` with the queues of the worker's lane.
+
+    Flower's broker page lists the queues that the workers it has asked name here: a standby that
+    named only what it serves at the moment would hide the online queue there.
+    """
+    consumer = state.consumer.task_consumer
+    serving = {queue.name for queue in consumer.queues} if consumer else set()
+    return [
+        {**queue.as_dict(recurse=True), "serving": queue.name in serving}
+        for queue in state.app.conf.task_queues
+    ]
 
 
 app.steps["worker"].add(AgentStep)
