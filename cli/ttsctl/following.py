@@ -78,6 +78,15 @@ def follow_batch(
         )
         raise
     ended = _with_its_report(client, status.batch)
+    if ended.succeeded:
+        fetch = f"ttsctl batch fetch {ended.batch}"
+        reporter.say(
+            "batch.ended",
+            f"{ended.succeeded:,} artifacts are in storage; copy them here with: {fetch}",
+            batch=ended.batch,
+            succeeded=ended.succeeded,
+            fetch=fetch,
+        )
     return ended, exit_code_of_batch(ended)
 
 

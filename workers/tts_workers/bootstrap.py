@@ -6,6 +6,7 @@ agent before the pool, tell the consumer which queues to serve, and load the eng
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import secrets
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 DEVICE_VARIABLE = "TTS_WORKER_DEVICE"
 WORKER_ID_VARIABLE = "TTS_WORKER_ID"
+#: What the child imports beyond a client's installation; looked for, not imported, in the parent.
+WORKER_PACKAGES = ("numpy", "soundfile", "soxr")
 
 
 @signals.celeryd_init.connect
@@ -55,6 +58,16 @@ def name_the_worker(sender: str, instance: Any, conf: Any, **_: Any) -> None:
     conf.update(
         broker_transport_options={**conf.broker_transport_options, **unacked_keys(worker_id)}
     )
+
+
+def check_worker_packages() -> None:
+    """Refuse to start where the child could not; raises `ConfigurationError`."""
+    missing = [name for name in WORKER_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"a worker needs {', '.join(missing)}: pip install 'tts-tasks[worker]' "
+            "(with the embedded engine: 'tts-tasks[all]')"
+        )
 
 
 class Queues:
@@ -108,6 +121,7 @@ class AgentStep(bootsteps.StartStopStep):
         _workers.append(parent)
 
     def _set_up(self, parent: Worker, gpu: str | None, options: dict[str, Any]) -> None:
+        check_worker_packages()
         settings = get_settings()
         if settings.engine not in engine_names():
             installed = ", ".join(engine_names()) or "none (is tts-tasks itself installed?)"

@@ -83,7 +83,9 @@ def test_watch_of_an_ended_batch_tells_its_end(ttsctl, cluster, told):
     result = ttsctl("batch", "watch", "demo", "-o", "json")
     assert json.loads(result.stdout)["state"] == "done"
     assert "cluster_status" not in [name for name, _ in cluster.calls]
-    assert told(result)[-1]["done"] == 3
+    progress, ended = told(result)[-2:]
+    assert progress["done"] == 3
+    assert ended["fetch"] == "ttsctl batch fetch demo"
 
 
 def test_ctrl_c_in_watch_says_how_to_look_again(ttsctl, cluster):
