@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ from ttsctl.supervisor.redis_server import EmbeddedRedis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# A runner started in the background ignores SIGINT, and so would every program that tests start
+# in order to press Ctrl-C: ignored signals are inherited, handled ones are not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _directory = Path(tempfile.mkdtemp(prefix="tts-tests-"))
 _server = EmbeddedRedis(_directory / "redis", appendonly=False)
