@@ -13,8 +13,10 @@ from tts_tasks import keys
 from tts_tasks.app import app
 from tts_tasks.doorbell import ring
 from tts_tasks.errors import NotFoundError
+from tts_tasks.events import EventLog
 from tts_tasks.jsonl import BatchLine, RejectedLine
 from tts_tasks.ledger import BatchBook, JobLedger, JobMeta
+from tts_tasks.redis_connection import shared_client
 from tts_tasks.reports import write_report
 from tts_tasks.storage import artifact_name, open_storage
 
@@ -46,6 +48,7 @@ class BatchAcceptance:
         self._book = book
         self._settings = settings
         self._ledger = JobLedger(settings.redis_url)
+        self._events = EventLog(shared_client(settings.redis_url), kept=settings.events_kept)
         self._on_progress = on_progress
         self._good: list[tuple[str, SpeechRequest, JobMeta]] = []
         self._bad: list[tuple[int, dict[str, Any]]] = []
@@ -66,14 +69,21 @@ class BatchAcceptance:
         """Say that all lines are in."""
         self._flush()
         left = self._book.seal(self._batch.id, accepted=self._accepted, rejected=self._rejected)
+        self._events.emit(
+            "batch.accepted",
+            batch=self._batch.id,
+            jobs=self._accepted,
+            rejected=self._rejected,
+        )
         if left == 0:  # nothing to do, or done while the last lines came in
-            write_report(
+            uri = write_report(
                 self._ledger,
                 self._book,
                 open_storage(self._settings.storage_url),
                 self._batch.id,
                 retention_s=self._settings.retention_s,
             )
+            self._events.emit("batch.done", batch=self._batch.id, report=uri)
 
     def _job(self, line: BatchLine) -> tuple[str, SpeechRequest, JobMeta]:
         name = artifact_name(

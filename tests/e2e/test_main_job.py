@@ -84,6 +84,13 @@ def test_the_example_batch_becomes_speech_with_three_reported_lines(cluster: Clu
         lambda: (s := client.batch_status("ann")).report and s, what="the report is written"
     )
     assert (status.state, status.failed, status.rejected) == ("done", 0, 3)
+    eventually(
+        lambda: (
+            [e["event"] for e in client.events() if e.get("batch") == "ann"]
+            == ["batch.accepted", "batch.done"]
+        ),
+        what="the stream tells of the batch",
+    )
     assert status.succeeded == len(results) >= 60
     report = [json.loads(line) for line in client.read_artifact(status.report).splitlines()]
     assert [line["line"] for line in report] == sorted(line["line"] for line in report)

@@ -11,6 +11,7 @@ from tts_tasks.reports import write_report
 from tts_tasks.storage import open_storage
 
 if TYPE_CHECKING:
+    from tts_tasks.events import EventLog
     from tts_tasks.ledger import JobLedger, JobMeta, JobRecord
     from tts_tasks.settings import Settings
 
@@ -25,8 +26,9 @@ def failure(code: str, reason: str, **evidence: Any) -> dict[str, Any]:
 class Endings:
     """Ends jobs that no attempt will end, and batches whose last job has ended."""
 
-    def __init__(self, settings: Settings, ledger: JobLedger) -> None:
+    def __init__(self, settings: Settings, ledger: JobLedger, events: EventLog) -> None:
         self._settings = settings
+        self._events = events
         self._ledger = ledger
         self._book = BatchBook(settings.redis_url)
 
@@ -55,7 +57,7 @@ class Endings:
         if not self._book.may_report(batch_id):
             return
         try:
-            write_report(
+            uri = write_report(
                 self._ledger,
                 self._book,
                 open_storage(self._settings.storage_url),
@@ -65,3 +67,6 @@ class Endings:
         except StorageError as error:
             # the jobs have ended well; the report is tried again by whoever looks next
             logger.warning("the report of batch %s is not written yet: %s", batch_id, error)
+        else:
+            if uri is not None:
+                self._events.emit("batch.done", batch=batch_id, report=uri)

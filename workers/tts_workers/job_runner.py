@@ -93,7 +93,7 @@ class JobRunner:
         client = connect(settings.redis_url)
         self._ledger = JobLedger(settings.redis_url, client=client)
         self._events = EventLog(client, kept=settings.events_kept)
-        self._endings = Endings(settings, self._ledger)
+        self._endings = Endings(settings, self._ledger, self._events)
 
     def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
         """Run a job to its end; returns the artifact's record.

@@ -65,7 +65,7 @@ class Recovery:
         self._ledger = ledger
         self._coordinator = coordinator
         self._events = events
-        self._endings = Endings(settings, ledger)
+        self._endings = Endings(settings, ledger, events)
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         """Give back everything a dead worker held, and strike it off the registry."""

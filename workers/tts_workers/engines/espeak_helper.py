@@ -53,9 +53,9 @@ class Library:
     def __init__(self) -> None:
         import espeakng_loader
 
-        self.library_path = Path(espeakng_loader.get_library_path())
+        self.shared_object = Path(espeakng_loader.get_library_path())
         self.data_path = Path(espeakng_loader.get_data_path())
-        self._lib = ctypes.CDLL(str(self.library_path))
+        self._lib = ctypes.CDLL(str(self.shared_object))
         self._lib.espeak_Info.restype = ctypes.c_char_p
         self.sample_rate_hz: int = self._lib.espeak_Initialize(
             _AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(self.data_path), _INITIALIZE_DONT_EXIT
@@ -65,7 +65,7 @@ class Library:
 
     def describe(self) -> dict[str, Any]:
         """Return version, sample rate, and a hash of the library and all its voice data."""
-        digest = hashlib.sha256(self.library_path.read_bytes())
+        digest = hashlib.sha256(self.shared_object.read_bytes())
         for path in sorted(self.data_path.rglob("*")):
             if path.is_file():
                 digest.update(str(path.relative_to(self.data_path)).encode())
