@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# a root shell is common in containers; Celery's warning about it is about pickle, which is off
-export C_FORCE_ROOT ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format install-nginx install-chromium install-system clean
