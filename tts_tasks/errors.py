@@ -11,9 +11,7 @@
     ├── WaitTimeoutError          the wait ended, the work goes on
     ├── JobFailedError            what ``.get()`` and ``follow`` raise for a failed job
     ├── JobCancelledError         somebody cancelled it
-    ├── StaleError                the effect comes too late and was refused
-    │   ├── StaleAttemptError     a newer attempt has the job
-    │   └── NotLeaderError        the lane's lease is not (or no longer) ours
+    ├── StaleAttemptError         a newer attempt has the job, the effect was refused
     ├── StorageError              the artifact store refused or failed
     └── EngineError               the engine failed; another attempt may succeed
         ├── EngineLoadError       it never became ready
@@ -80,16 +78,8 @@ class JobCancelledError(TTSError):
     """Somebody cancelled the job."""
 
 
-class StaleError(TTSError):
-    """The effect comes too late and was refused by the store."""
-
-
-class StaleAttemptError(StaleError):
+class StaleAttemptError(TTSError):
     """A newer attempt has the job (or the job has ended)."""
-
-
-class NotLeaderError(StaleError):
-    """The lane's lease is not, or no longer, held by this worker under this epoch."""
 
 
 class StorageError(TTSError):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,3 +162,17 @@ def test_fetch_copies_artifacts_and_overwrites_nothing(cluster: Cluster, tmp_pat
     (tmp_path / "here" / "n2.wav").write_bytes(b"other")
     with pytest.raises(ConflictError, match="n2"):
         list(client.fetch("f", tmp_path / "here"))
+
+
+def test_a_starting_worker_removes_what_a_dead_writer_left(cluster: Cluster) -> None:
+    """A half-written file of the day before yesterday goes; one of a moment ago may be in use."""
+    temporary = Path(get_settings().storage_url.removeprefix("file://")) / ".tts-tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    old, fresh = temporary / "old.part", temporary / "fresh.part"
+    for path in (old, fresh):
+        path.write_bytes(b"half")
+    two_days_ago_s = time.time() - 2 * 24 * 3600
+    os.utime(old, (two_days_ago_s, two_days_ago_s))
+    cluster.start("w1")
+    assert not old.exists()
+    assert fresh.exists()

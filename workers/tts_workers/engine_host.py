@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 PROBE_TEXT = "你好。 Hello."
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
+#: A half-written file that nobody has touched for that long was left by a writer that died.
+_ABANDONED_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class EngineHost:
     def _load(self) -> LoadedEngine:
         """Load and probe. Rule 7: ready means it has spoken."""
         storage = open_storage(self._storage_url)
+        storage.sweep(_ABANDONED_S)
         engine = load_engine(self._engine_name)
         try:
             engine.load(self._device)
