@@ -4,8 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+SEED ?= 7
+MINUTES ?= 60
+ROUNDS ?= 50
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format install-nginx install-chromium install-system clean
+.PHONY: help install demo test model mutants simulate bench-failover chaos chaos-long lint format install-nginx install-chromium install-spin install-system clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,10 +35,29 @@ demo: $(VENV)/.installed-all  ## A batch on a primary and a standby; the primary
 test: install  ## Every test; says what it skipped for want of a system program
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+chaos: install  ## Hurt a real cluster for three minutes in every way we know, and judge it
+	$(BIN)/python -m tests.chaos --minutes 3 --seed $(SEED)
+
+chaos-long: install  ## The same for MINUTES=60 with SEED=7, by hand
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+
+model: $(VENV)/.made  ## Every state of a model of lease, claim and publish; its broken variants must fail
+	$(BIN)/python model/check.py
+
+mutants: install  ## Put bugs in, one at a time: the tests must find every one
+	$(BIN)/python -m tests.mutants
+
+simulate: install  ## 2,000 clusters under virtual time, with faults from a seed each
+	$(BIN)/python -m tests.simulation --seeds 2000
+
+bench-failover: install  ## Failover, measured beside bare Celery and a health-check script
+	$(BIN)/python -m benchmarks.failover --rounds $(ROUNDS)
+
 lint: install  ## Ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy model/check.py
 
 format: install  ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .
@@ -46,7 +69,10 @@ install-nginx:  ## (root, Debian) nginx, for the tests of the front door
 install-chromium:  ## (root, Debian) Chromium, for the tests of pages
 	apt-get update -qq && apt-get install --yes -qq --no-install-recommends chromium
 
-install-system: install-nginx install-chromium  ## (root, Debian) all system programs that tests use
+install-spin:  ## (root, Debian) spin and gcc, for the model
+	apt-get update -qq && apt-get install --yes -qq --no-install-recommends spin gcc libc6-dev
+
+install-system: install-nginx install-chromium install-spin  ## (root, Debian) all system programs that tests use
 
 clean:  ## Remove what was built
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
+from tests.redis_topologies import RedisCluster
 from tests.waiting import eventually
 from tts_tasks.app import app
 from tts_tasks.celeryconfig import celery_configuration
@@ -65,3 +66,16 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
     """A client of that Redis."""
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def _redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    with RedisCluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(_redis_cluster: RedisCluster) -> RedisCluster:
+    """A real, empty Redis Cluster of three nodes; nobody uses it who does not say so."""
+    _redis_cluster.empty()
+    return _redis_cluster

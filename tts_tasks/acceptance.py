@@ -47,7 +47,7 @@ class BatchAcceptance:
         self._opened_at = datetime.fromtimestamp(batch.created_ms / 1000, UTC)
         self._book = book
         self._settings = settings
-        self._ledger = JobLedger(settings.redis_url)
+        self._ledger = JobLedger(settings.redis_url, replicas_acked=settings.replicas_acked)
         self._events = EventLog(shared_client(settings.redis_url), kept=settings.events_kept)
         self._on_progress = on_progress
         self._good: list[tuple[str, SpeechRequest, JobMeta]] = []

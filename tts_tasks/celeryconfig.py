@@ -10,6 +10,10 @@ import click
 from kombu.entity import Queue
 
 from tts_tasks.errors import ConfigurationError
+from tts_tasks.redis_connection import CLIENT_TIMEOUT_S
+from tts_tasks.redis_topology import sentinel_options
+from tts_tasks.redis_url import parse_redis_url
+from tts_tasks.results import result_backend_url
 from tts_tasks.routing import route_of
 from tts_tasks.settings import Settings, get_settings
 
@@ -20,9 +24,20 @@ NEVER_BY_TIMEOUT_S = 10 * 365 * 24 * 3600
 
 def celery_configuration(settings: Settings) -> dict[str, object]:
     """Return the Celery settings that the cluster's guarantees rest on."""
+    url, topology_options = _broker_of(settings)
     return {
-        "broker_url": settings.redis_url,
-        "result_backend": settings.redis_url,
+        "broker_url": url,
+        "result_backend": result_backend_url(url),
+        "result_backend_transport_options": {
+            **topology_options,
+            # a finished job's result is told as long as the ledger is: see `JobRunner`
+            "retry_policy": {"max_retries": None, "timeout": settings.store_outage_s},
+            # what a Redis answers that is there but cannot write now
+            "additional_connection_errors": [
+                "redis.exceptions.OutOfMemoryError",
+                "redis.exceptions.ReadOnlyError",
+            ],
+        },
         "result_expires": settings.retention_s,
         "accept_content": ["json"],
         "task_serializer": "json",
@@ -33,6 +48,8 @@ def celery_configuration(settings: Settings) -> dict[str, object]:
         "task_queues": [Queue(name) for name in route_of(settings).queues],
         "task_default_queue": route_of(settings).online_queue,
         "worker_prefetch_multiplier": 1,
+        # nothing beside the running job, not even after a reconnection in the middle of it
+        "worker_disable_prefetch": True,
         "worker_concurrency": 1,
         "worker_pool": "prefork",
         # a fresh interpreter: the parent has threads, which fork() would tear, and the child
@@ -44,22 +61,40 @@ def celery_configuration(settings: Settings) -> dict[str, object]:
         # from the first task on: Flower would switch events on up to 5 s after a worker has come
         "worker_send_task_events": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_consumer": "tts_workers.connection:SteadyConsumer",
+        # a Redis that refuses writes for a while must not end a worker either
+        "broker_channel_error_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
+            **topology_options,
             "visibility_timeout": NEVER_BY_TIMEOUT_S,
             # online before batch: the order in which queues were added is the order of service
             "queue_order_strategy": "priority",
-            "polling_interval": 0.1,
-            "socket_timeout": 2.0,
-            "socket_connect_timeout": 2.0,
-            "health_check_interval": 3,
+            "polling_interval": 0.05,  # s until a lane that was taken over is served
+            "socket_timeout": CLIENT_TIMEOUT_S,
+            "socket_connect_timeout": CLIENT_TIMEOUT_S,
+            "health_check_interval": 2,
         },
-        "redis_socket_timeout": 5.0,
-        "redis_socket_connect_timeout": 2.0,
-        "redis_backend_health_check_interval": 3,
+        "redis_socket_timeout": CLIENT_TIMEOUT_S,
+        "redis_socket_connect_timeout": CLIENT_TIMEOUT_S,
+        "redis_backend_health_check_interval": 2,
         # both must be named: without the second a spawned child would never start its engine
         "imports": ("tts_tasks.tasks", "tts_workers.bootstrap"),
+    }
+
+
+def _broker_of(settings: Settings) -> tuple[str, dict[str, object]]:
+    """Return the broker's URL as kombu and Celery write it, and what goes with it.
+
+    The options are for the broker and for the results: each asks the Sentinels on its own.
+    """
+    beyond = parse_redis_url(settings.celery_url)
+    if beyond is None:
+        return settings.celery_url, {}
+    return beyond.for_kombu(), {
+        "master_name": beyond.master_name,
+        "sentinel_kwargs": sentinel_options(beyond, timeout_s=CLIENT_TIMEOUT_S),
     }
 
 

@@ -22,6 +22,7 @@ from tts_tasks.cluster import cluster_status, events
 from tts_tasks.errors import ConflictError, NotFoundError, RequestError, WaitTimeoutError
 from tts_tasks.jsonl import BatchLine, RejectedLine, file_sha256, parse_items, read_batch
 from tts_tasks.ledger import BatchBook, BatchRecord, JobLedger, JobRecord
+from tts_tasks.operations import drain, switchover, undrain
 from tts_tasks.reports import rejected_line, report_line, report_lines
 from tts_tasks.routing import route_of
 from tts_tasks.settings import get_settings
@@ -40,6 +41,7 @@ __all__ = [
     "batch_rejected",
     "batch_status",
     "cluster_status",
+    "drain",
     "events",
     "fetch",
     "follow",
@@ -48,6 +50,8 @@ __all__ = [
     "report",
     "submit_batch",
     "submit_job",
+    "switchover",
+    "undrain",
 ]
 
 _POLL_S = 0.1
@@ -120,7 +124,7 @@ def submit_batch(
         _refuse_bad_lines(read())
     batch_id = keys.check_batch_id(id if id is not None else f"{stem}-{fingerprint[:8]}")
     prefix = _output_prefix(output if output is not None else batch_id)
-    book = BatchBook(settings.redis_url)
+    book = BatchBook(settings.redis_url, replicas_acked=settings.replicas_acked)
     queue = route_of(settings).batch_queue
     content = hashlib.sha256(f"{fingerprint} {prefix}".encode()).hexdigest()
     if book.open(batch_id, source=content, output=prefix, queue=queue):

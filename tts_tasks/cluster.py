@@ -30,7 +30,7 @@ def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
     changes on its own.
     """
     settings = settings or get_settings()
-    coordinator = _coordinator(settings.redis_url)
+    coordinator = coordinator_of(settings.redis_url)
     client = shared_client(settings.redis_url)
     records = {id_: record for id_, record in coordinator.workers().items() if record}
     routes = {Route(record.pool, record.lane) for record in records.values()}
@@ -53,11 +53,12 @@ def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
         _worker(record, primaries.get(f"{record.pool}.{record.lane}"), ages_s[id_])
         for id_, record in records.items()
     ]
-    return {"lanes": lanes, "workers": workers, "queues": _queue_lengths(client, routes, settings)}
+    return {"lanes": lanes, "workers": workers, "queues": _queue_lengths(routes, settings)}
 
 
 @lru_cache(maxsize=8)
-def _coordinator(url: str) -> RedisCoordinator:
+def coordinator_of(url: str) -> RedisCoordinator:
+    """Return this process's coordinator for a URL, for who is not a member of the cluster."""
     return RedisCoordinator(url, timeout_s=CLIENT_TIMEOUT_S)
 
 
@@ -81,6 +82,8 @@ def _worker(record: WorkerRecord, primary: str | None, age_s: float | None) -> d
         "lane": record.lane,
         "role": role if record.ready else "loading",
         "ready": record.ready,
+        "draining": record.draining,
+        "job": record.job,
         "device": record.device,
         "engine": record.engine,
         "fingerprint": record.fingerprint,
@@ -107,10 +110,10 @@ def _ages_s(
     }
 
 
-def _queue_lengths(client: RedisClient, routes: set[Route], settings: Settings) -> dict[str, int]:
+def _queue_lengths(routes: set[Route], settings: Settings) -> dict[str, int]:
     names = sorted({queue for route in routes for queue in route.queues})
-    with unavailable_is_clear(settings.redis_url):
-        pipe = client.pipeline(transaction=False)
+    with unavailable_is_clear(settings.celery_url):
+        pipe = shared_client(settings.celery_url).pipeline(transaction=False)
         for name in names:
             pipe.llen(name)
         return dict(zip(names, pipe.execute(), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from tts_tasks.errors import UnavailableError
 from tts_tasks.redis_connection import without_password
@@ -28,22 +28,33 @@ def ring(
     ``rung_ms``: Redis's time in ms, at most the time of sending; it tells the reconciler which
     messages have left the queue. ``wants_result``: somebody may call ``.get()`` on the task id.
     """
-    sent = 0
-    try:
-        with app.producer_or_acquire() as producer, producer.batch(CHUNK):
-            for task_id in task_ids:
-                app.send_task(
-                    TASK_NAME,
-                    task_id=task_id,
-                    queue=queue,
-                    producer=producer,
-                    headers={"rung_ms": rung_ms},
-                    ignore_result=not wants_result,
-                    add_to_parent=False,
-                )
-                sent += 1
-    except OperationalError as error:
-        raise UnavailableError(
-            f"the broker at {without_password(app.conf.broker_url)} cannot be reached ({error})"
-        ) from error
-    return sent
+    task_ids = list(task_ids)
+    for last in (False, True):
+        try:
+            _send(app, queue, task_ids, rung_ms=rung_ms, wants_result=wants_result)
+        except (OperationalError, BatchPublishError) as error:
+            # The first try may have found a connection dead that stood in the pool.
+            if last:
+                url = without_password(app.conf.broker_url)
+                raise UnavailableError(
+                    f"the broker at {url} cannot be reached ({error})"
+                ) from error
+        else:
+            break
+    return len(task_ids)
+
+
+def _send(
+    app: Celery, queue: str, task_ids: list[str], *, rung_ms: int, wants_result: bool
+) -> None:
+    with app.producer_or_acquire() as producer, producer.batch(CHUNK):
+        for task_id in task_ids:
+            app.send_task(
+                TASK_NAME,
+                task_id=task_id,
+                queue=queue,
+                producer=producer,
+                headers={"rung_ms": rung_ms},
+                ignore_result=not wants_result,
+                add_to_parent=False,
+            )

@@ -8,39 +8,91 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import redis
 
 from tts_tasks import keys
+from tts_tasks.clock import boottime_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tts_tasks.clock import Clock
     from tts_tasks.redis_connection import RedisClient
+
+#: Events that wait in memory while the store is away; of more, the oldest are dropped.
+_WAITING_KEPT = 1000
+#: After a failed write nobody is kept waiting for another one that soon.
+_RETRY_S = 1.0
+#: From then on a reader is told that an event was written later than it happened.
+_LATE_S = 0.5
 
 
 class EventLog:
-    """Appends to and reads from the capped stream ``tts:events``."""
+    """Appends to and reads from the capped stream ``tts:events``.
 
-    def __init__(self, client: RedisClient, *, kept: int = 20_000) -> None:
+    Every event carries ``at_s``, the `boottime_s` of its machine when it happened. While the store
+    cannot be reached, events wait in memory and are written later, in their order, with ``late_s``.
+    """
+
+    def __init__(
+        self, client: RedisClient, *, kept: int = 20_000, clock: Clock = boottime_s
+    ) -> None:
         self._client = client
         self._kept = kept
-        self.lost = 0  #: events that could not be written
+        self._clock = clock
+        self._waiting: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_WAITING_KEPT)
+        self._writing = threading.Lock()
+        self._retry_at_s = 0.0
+        self.lost = 0  #: events that were dropped because too many waited
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append one event; a store that cannot be reached loses it and is counted."""
+        """Append one event now, or as soon as the store can be reached."""
+        self.note(event, **fields)
+        self.flush()
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Take an event down without any I/O; `flush` or the next `emit` writes it."""
+        self.lost += len(self._waiting) == _WAITING_KEPT
+        self._waiting.append((event, {"at_s": round(self._clock(), 4), **fields}))
+
+    @property
+    def waiting(self) -> int:
+        """How many events are not written yet."""
+        return len(self._waiting)
+
+    def flush(self) -> None:
+        """Write what waits, unless another thread does, or the store has just not answered."""
+        if not self._waiting or self._clock() < self._retry_at_s:
+            return
+        if not self._writing.acquire(blocking=False):
+            return
         try:
-            self._client.xadd(
-                keys.EVENTS,
-                {"event": event, "fields": json.dumps(fields, ensure_ascii=False)},
-                maxlen=self._kept,
-                approximate=True,
-            )
+            while self._waiting:
+                oldest = self._waiting[0]
+                self._write(*oldest)
+                if self._waiting[0] is oldest:  # else it was dropped meanwhile
+                    self._waiting.popleft()
         except redis.RedisError:
-            self.lost += 1
+            self._retry_at_s = self._clock() + _RETRY_S
+        finally:
+            self._writing.release()
+
+    def _write(self, event: str, fields: dict[str, Any]) -> None:
+        late_s = self._clock() - fields["at_s"]
+        if late_s > _LATE_S:
+            fields = {**fields, "late_s": round(late_s, 3)}
+        self._client.xadd(
+            keys.EVENTS,
+            {"event": event, "fields": json.dumps(fields, ensure_ascii=False)},
+            maxlen=self._kept,
+            approximate=True,
+        )
 
     def read(
         self,
@@ -73,10 +125,11 @@ class EventLog:
 
     @staticmethod
     def _decode(entry: str, raw: dict[str, str]) -> dict[str, Any]:
-        at = datetime.fromtimestamp(int(entry.split("-", maxsplit=1)[0]) / 1000, UTC)
+        written_s = int(entry.split("-", maxsplit=1)[0]) / 1000
         fields: dict[str, Any] = {}
         with contextlib.suppress(ValueError):
             fields = json.loads(raw.get("fields", "{}"))
+        at = datetime.fromtimestamp(written_s - float(fields.get("late_s", 0.0)), UTC)
         stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {"time": stamp, "event": raw.get("event", "?"), **fields}
 

@@ -20,6 +20,7 @@ EVENTS = "tts:events"
 BATCHES = "tts:batches"
 UNREPORTED = "tts:batches:unreported"
 WORKERS = "tts:workers"
+REPLICATED = "tts:replicated"
 
 
 def new_job_id(lane_key: str) -> str:
@@ -100,6 +101,21 @@ def epoch(lane_key: str) -> str:
     return f"tts:{{{lane_key}}}:epoch"
 
 
+def successor(lane_key: str) -> str:
+    """Worker that alone may take a lane next, with a TTL: an ordered switchover."""
+    return f"tts:{{{lane_key}}}:successor"
+
+
+def bell(lane_key: str) -> str:
+    """Stream of one entry: wakes the lane's workers when there is news for them."""
+    return f"tts:{{{lane_key}}}:bell"
+
+
+def loss_told(lane_key: str, epoch: int) -> str:
+    """Mark with a TTL: operators have been told that nobody leads since this epoch was lost."""
+    return f"tts:{{{lane_key}}}:loss_told:{epoch}"
+
+
 def worker(worker_id: str) -> str:
     """JSON heartbeat record of a worker; expires long after its silence was noticed."""
     return f"tts:worker:{worker_id}"
@@ -108,6 +124,11 @@ def worker(worker_id: str) -> str:
 def claims(worker_id: str) -> str:
     """Set: jobs a worker has claimed or was about to claim (written before the claim)."""
     return f"tts:worker:{worker_id}:claims"
+
+
+def drained(worker_id: str) -> str:
+    """Why a worker is to take no new work; while the key is there, it takes none."""
+    return f"tts:worker:{worker_id}:drained"
 
 
 def open_jobs(queue: str) -> str:

@@ -49,9 +49,9 @@ def accept_online(request: SpeechRequest, task_id: str, *, delay_s: float = 0.0)
         lane_key=route.lane_key,
         task_id=task_id,
     )
-    (accepted_ms,) = JobLedger(get_settings().redis_url).accept(
-        [(job_id, request, meta)], delay_s=delay_s
-    )
+    settings = get_settings()
+    ledger = JobLedger(settings.redis_url, replicas_acked=settings.replicas_acked)
+    (accepted_ms,) = ledger.accept([(job_id, request, meta)], delay_s=delay_s)
     return accepted_ms or 0
 
 

@@ -31,6 +31,18 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("ttsctl.commands.doctor:doctor", "Check what a working cluster needs."),
         "version": ("ttsctl.commands.version:version", "Show versions."),
     },
+    "Operate": {
+        "switchover": (
+            "ttsctl.commands.operate:switchover",
+            "Move the primary of a lane to another worker.",
+        ),
+        "drain": ("ttsctl.commands.operate:drain", "Let a worker take no new work."),
+        "undrain": ("ttsctl.commands.operate:undrain", "Put a drained worker back into service."),
+        "watchdog": (
+            "ttsctl.commands.operate:watchdog",
+            "Watch workers from a process of its own.",
+        ),
+    },
 }
 _WHERE = {name: where for section in COMMANDS.values() for name, (where, _) in section.items()}
 
@@ -86,11 +98,18 @@ def _discard_further_output() -> None:
         os.close(nowhere)
 
 
+#: Repeated from `tts_tasks.redis_url`, which `ttsctl --help` does not import.
+_REDIS_SCHEMES = frozenset({"redis", "rediss", "unix", "sentinel", "cluster"})
+
+
 def _checked_redis_url(
     _ctx: click.Context, _param: click.Parameter, value: str | None
 ) -> str | None:
-    if value is not None and value.partition("://")[0] not in {"redis", "rediss", "unix"}:
-        raise click.BadParameter("it looks like redis://[:password@]host:port/0")
+    if value is not None and value.partition("://")[0] not in _REDIS_SCHEMES:
+        raise click.BadParameter(
+            "it looks like redis://[:password@]host:port/0, or sentinel:// or cluster:// "
+            "and several hosts"
+        )
     return value
 
 

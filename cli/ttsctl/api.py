@@ -178,6 +178,26 @@ class Client(Protocol):
         """``{"lanes": [...], "workers": [...], "queues": {...}}``."""
         ...
 
+    def switchover(
+        self,
+        lane: str | None = None,
+        /,
+        *,
+        to: str | None = None,
+        reason: str,
+        timeout_s: float = 10.0,
+    ) -> dict[str, Any]:
+        """Move a lane's primary; ``{"lane", "from", "to", "epoch", "took_s"}``."""
+        ...
+
+    def drain(self, worker: str, /, *, reason: str) -> dict[str, Any]:
+        """Order that a worker takes no new work; ``{"worker", "draining", "reason"}``."""
+        ...
+
+    def undrain(self, worker: str, /) -> dict[str, Any]:
+        """Take that order back; answers like `drain`."""
+        ...
+
     def events(
         self, *, follow: bool = False, since_s: float | None = None
     ) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,6 +75,8 @@ def examine(settings: Settings, client: Client) -> Iterator[Finding]:
     yield from check_packages()
     redis_finding, server = check_redis(settings.redis_url)
     yield redis_finding
+    if settings.celery_url != settings.redis_url:
+        yield replace(check_redis(settings.celery_url)[0], check="broker")
     if server is not None:
         yield from check_redis_settings(server)
         yield check_clock(server)
@@ -164,7 +166,24 @@ def check_redis_settings(server: redis.Redis) -> Iterator[Finding]:
     role = str(info.get("role", "master"))
     if role != "master":
         yield Finding("redis role", "fail", f"{role}: refuses writes", "connect to the master")
+    if info.get("connected_slaves") or "min_slaves_good_slaves" in info:
+        yield _replicas(info.get("min_slaves_good_slaves"))
     yield from _timeouts(server)
+
+
+def _replicas(good: int | None) -> Finding:
+    """Judge a master's replicas; ``good``: that count for min-replicas-to-write, if it is set."""
+    if good is None:
+        return Finding(
+            "redis replicas",
+            "warn",
+            "min-replicas-to-write 0: a master that is cut off goes on taking jobs that are lost",
+            "redis-cli CONFIG SET min-replicas-to-write 1, and the same in each redis.conf",
+        )
+    found = f"min-replicas-to-write is on, {good} replicas keep up"
+    if not good:
+        return Finding("redis replicas", "fail", f"{found}: no writes", "start the replicas")
+    return Finding("redis replicas", "ok", found)
 
 
 def _eviction(policy: str, maxmemory_bytes: int) -> Finding:

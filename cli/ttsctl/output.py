@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 OutputFormat = Literal["table", "json", "jsonl", "id"]
 
 # a Redis password may hold unescaped slashes; in other URLs an @ may belong to the path
-_SECRET_IN_URL = re.compile(r"((?:rediss?|valkeys?|unix)://)\S*@|(://)[^/\s?#]*@")
-_SECRET_IN_QUERY = re.compile(r"(?i)([?&](?:password|passwd|token|secret)=)[^&\s]+")
+_SECRET_IN_URL = re.compile(r"((?:rediss?|valkeys?|unix|sentinel|cluster)://)\S*@|(://)[^/\s?#]*@")
+_SECRET_IN_QUERY = re.compile(r"(?i)([?&](?:(?:\w*_)?password|passwd|token|secret)=)[^&\s]+")
 _BATCH_KEYS = (
     "batch", "state", "total", "succeeded", "failed", "rejected", "output", "report", "created_at",
 )  # fmt: skip

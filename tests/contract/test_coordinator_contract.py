@@ -9,24 +9,52 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tts_tasks import keys
-from tts_tasks.coordination.base import Coordinator, Lease, WorkerRecord
+from tts_tasks.coordination.base import (
+    Coordinator,
+    EpochFloor,
+    EpochsUnknownError,
+    Lease,
+    Orders,
+    WorkerRecord,
+)
 from tts_tasks.coordination.redis_store import RedisCoordinator
+from tts_tasks.errors import UnavailableError
+from tts_tasks.redis_connection import connect
 from tts_tasks.testing import MemoryCoordinator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import redis
 
 LANE = "default.0"
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", "cluster", "memory"])
 def store(request: pytest.FixtureRequest) -> Coordinator:
     """Each store in turn, empty."""
     if request.param == "memory":
         return MemoryCoordinator()
-    return RedisCoordinator(request.getfixturevalue("redis_url"), timeout_s=2.0)
+    return RedisCoordinator(_url(request), timeout_s=2.0)
+
+
+@pytest.fixture(params=["redis", "cluster"])
+def url(request: pytest.FixtureRequest) -> str:
+    """One Redis, and a cluster."""
+    return _url(request)
+
+
+@pytest.fixture
+def server(url: str) -> Iterator[redis.Redis]:
+    """A client of the server that has the lane's keys."""
+    with connect(url, node_of=keys.lease(LANE)) as client:
+        yield client
+
+
+def _url(request: pytest.FixtureRequest) -> str:
+    if request.param == "cluster":
+        return str(request.getfixturevalue("redis_cluster").url)
+    return str(request.getfixturevalue("redis_url"))
 
 
 def record(worker: str, beat: int = 1) -> WorkerRecord:
@@ -101,37 +129,131 @@ def test_workers_register_beat_and_are_struck_off(store: Coordinator) -> None:
 
 
 def test_a_lease_in_redis_lapses_by_its_ttl(
-    redis_url: str, redis_client: redis.Redis, eventually: Callable[..., Any]
+    url: str, server: redis.Redis, eventually: Callable[..., Any]
 ) -> None:
     """The key's TTL is the backstop when nobody is left to depose."""
-    store = RedisCoordinator(redis_url, timeout_s=2.0)
+    store = RedisCoordinator(url, timeout_s=2.0)
     store.acquire(LANE, "a", 30)
-    assert 25_000 < redis_client.pttl(keys.lease(LANE)) <= 30_000
-    redis_client.pexpire(keys.lease(LANE), 1)
+    assert 25_000 < server.pttl(keys.lease(LANE)) <= 30_000
+    server.pexpire(keys.lease(LANE), 1)
     eventually(lambda: store.acquire(LANE, "b", 30), what="the lease lapsed")
 
 
 def test_a_worker_whose_record_expired_stays_registered(
-    redis_url: str, redis_client: redis.Redis
+    url: str,
 ) -> None:
     """Expiry must not hide a worker whose jobs still have to be given back."""
-    store = RedisCoordinator(redis_url, timeout_s=2.0)
+    store = RedisCoordinator(url, timeout_s=2.0)
     store.beat(record("a"), 30)
-    redis_client.delete(keys.worker("a"))
+    connect(url).delete(keys.worker("a"))
     assert store.workers() == {"a": None}
 
 
-def test_a_closed_presence_connection_is_seen_by_others(
-    redis_url: str, redis_client: redis.Redis
+def test_a_closed_presence_connection_is_seen_by_others_and_opened_anew(
+    url: str, server: redis.Redis, eventually: Callable[..., Any]
 ) -> None:
     """The kernel closes a dead worker's connection; a reconnection shows under a new id."""
-    worker, observer = (RedisCoordinator(redis_url, timeout_s=2.0) for _ in range(2))
-    first = worker.presence()
-    assert worker.presence() == first
+    worker, observer = (RedisCoordinator(url, timeout_s=2.0) for _ in range(2))
+    news: list[str] = []
+    worker.listen(LANE, lambda: news.append(worker.presence()))
+    first = eventually(worker.presence)
     records = {"a": replace(record("a"), presence=first), "b": record("b"), "c": None}
     assert observer.absent(records) == set()
-    redis_client.client_kill_filter(_id=first)
+    server.client_kill_filter(_id=first.partition("/")[2])
     assert observer.absent(records) == {"a"}
-    again = worker.presence()
-    assert again != first
+    again = eventually(lambda: worker.presence() != first and worker.presence())
+    assert news == [first, again]
     assert observer.absent({"a": replace(record("a"), presence=again)}) == set()
+    worker.close()
+    eventually(lambda: observer.absent({"a": replace(record("a"), presence=again)}))
+
+
+def test_of_a_connection_to_an_earlier_server_nothing_is_known(
+    url: str, server: redis.Redis, eventually: Callable[..., Any]
+) -> None:
+    """A restart or a promotion closes every connection, and numbers begin anew: nobody died."""
+    worker, observer = (RedisCoordinator(url, timeout_s=2.0) for _ in range(2))
+    worker.listen(LANE, lambda: None)
+    presence = eventually(worker.presence)
+    run, _, connection = presence.partition("/")
+    assert run == server.info("server")["run_id"]
+    earlier = replace(record("a"), presence=f"{'0' * 40}/{int(connection) + 1000}")
+    assert observer.absent({"a": earlier}) == set()
+    gone = replace(record("a"), presence=f"{run}/{int(connection) + 1000}")
+    assert observer.absent({"a": gone}) == {"a"}
+    worker.close()
+
+
+def test_the_bell_rings_for_every_removal_and_order(
+    url: str, eventually: Callable[..., Any]
+) -> None:
+    """Also for what happens while the connection is opened anew: no ring is missed."""
+    worker, other = (RedisCoordinator(url, timeout_s=2.0) for _ in range(2))
+    rings: list[int] = []
+    worker.listen(LANE, lambda: rings.append(1))
+    eventually(worker.presence)
+    eventually(lambda: len(rings) == 1, what="it is told of its own presence")
+    for action in (
+        lambda: other.remove(LANE, other.acquire(LANE, "a", 30) or Lease(0, "nobody")),
+        lambda: other.drain(LANE, "a", "why"),
+        lambda: other.undrain(LANE, "a"),
+        lambda: other.reserve(LANE, "a", 1.0),
+    ):
+        before = len(rings)
+        action()
+        eventually(lambda before=before: len(rings) > before)
+    before = len(rings)
+    other.remove("other.0", other.acquire("other.0", "a", 30) or Lease(0, "nobody"))
+    other.remove(LANE, Lease(99, "never was"))
+    assert len(rings) == before
+    worker.close()
+
+
+def test_a_new_epoch_is_greater_than_what_the_candidate_knows(store: Coordinator) -> None:
+    """A store that has lost its counter gives none out before the candidate knows of all."""
+    with pytest.raises(EpochsUnknownError):
+        store.acquire(LANE, "a", 30, EpochFloor(41))
+    lease = store.acquire(LANE, "a", 30, EpochFloor(41, complete=True))
+    assert lease == Lease(42, "a")
+    store.remove(LANE, lease)
+    assert store.acquire(LANE, "b", 30, EpochFloor(7)) == Lease(43, "b")
+
+
+def test_a_reserved_lane_is_for_its_successor_alone(store: Coordinator) -> None:
+    """Nobody slips in between the old primary and the ordered one."""
+    store.reserve(LANE, "b", 30)
+    assert store.orders(LANE, "a") == Orders(successor="b")
+    assert store.acquire(LANE, "a", 30) is None
+    lease = store.acquire(LANE, "b", 30)
+    assert lease is not None
+    assert store.orders(LANE, "a") == Orders()
+    store.remove(LANE, lease)
+    assert store.acquire(LANE, "a", 30)
+
+
+def test_a_drained_worker_stays_so_until_it_is_told_or_forgotten(store: Coordinator) -> None:
+    """The order is about one worker, and goes with it."""
+    store.drain(LANE, "a", "new driver")
+    assert store.orders(LANE, "a") == Orders(drained=True)
+    assert store.orders(LANE, "b") == Orders()
+    assert store.undrain(LANE, "a")
+    assert not store.undrain(LANE, "a")
+    assert store.orders(LANE, "a") == Orders()
+    store.drain(LANE, "a", "again")
+    store.forget("a")
+    assert store.orders(LANE, "a") == Orders()
+
+
+def test_a_full_redis_does_not_keep_a_dead_workers_lease(url: str, server: redis.Redis) -> None:
+    """Removal takes no memory: a deposition goes through where nothing else can be written."""
+    store = RedisCoordinator(url, timeout_s=2.0)
+    lease = store.acquire(LANE, "a", 30)
+    assert lease is not None
+    server.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(UnavailableError):
+            store.drain(LANE, "a", "it cannot be written")
+        assert store.remove(LANE, lease)
+    finally:
+        server.config_set("maxmemory", 0)
+    assert store.read(LANE) is None

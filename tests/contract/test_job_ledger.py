@@ -1,22 +1,30 @@
-"""Jobs and batches in a real Redis: accepted once, claimed by one, ended by the newest attempt."""
+"""What every ledger must do: jobs are accepted once, claimed by one, ended by the newest attempt.
+
+Run on a real Redis and on the one in memory; what is about Redis itself asks for ``redis_url``.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tts_tasks import keys
-from tts_tasks.coordination.base import Lease
+from tts_tasks.coordination.base import Coordinator, Lease
 from tts_tasks.coordination.redis_store import RedisCoordinator
-from tts_tasks.errors import ConflictError
+from tts_tasks.errors import ConflictError, UnavailableError
 from tts_tasks.ledger import BatchBook, Claim, ClaimRefused, JobLedger, JobMeta, Refusal
+from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
+from tts_tasks.testing import MemoryBatches, MemoryCoordinator, MemoryLedger, MemoryStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis
 
 REQUEST = SpeechRequest(text="你好")
@@ -24,19 +32,83 @@ QUEUE = "tts.batch.default"
 BATCH = "b1"
 
 
+Ledger = JobLedger | MemoryLedger
+Book = BatchBook | MemoryBatches
+
+
+@dataclass
+class Stores:
+    """The ledger, the batches and the leases of one store."""
+
+    ledger: Ledger
+    book: Book
+    coordinator: Coordinator
+    age: Callable[[str, str, float], object]  #: make a job's last ring older: queue, id, seconds
+    ring: Callable[[str, str, float], object]  #: put a message into a queue, rung so long ago
+    hear: Callable[[str], object]  #: take the next message out of a queue
+    lose_data: Callable[[], object]
+
+
+def in_redis(url: str, broker_url: str) -> Stores:
+    client, broker = connect(url), connect(broker_url)
+    ledger = JobLedger(url, broker_url=broker_url)
+
+    def ring(queue: str, _: str, ago_s: float) -> None:
+        headers = {"rung_ms": ledger.now_ms() - ago_s * 1000}
+        broker.lpush(queue, json.dumps({"body": "", "headers": headers}))
+
+    return Stores(
+        ledger,
+        BatchBook(url),
+        RedisCoordinator(url, timeout_s=2.0),
+        age=lambda queue, job, by_s: client.zincrby(keys.open_jobs(queue), -by_s * 1000, job),
+        ring=ring,
+        hear=broker.rpop,
+        lose_data=client.flushall,
+    )
+
+
+def in_memory() -> Stores:
+    store = MemoryStore()
+
+    def age(queue: str, job_id: str, by_s: float) -> None:
+        store.open_jobs[queue][job_id] -= by_s * 1000
+
+    return Stores(
+        MemoryLedger(store),
+        MemoryBatches(store),
+        MemoryCoordinator(store=store),
+        age=age,
+        ring=lambda queue, job, s: store.queues[queue].append((job, store.now_ms() - s * 1000)),
+        hear=lambda queue: store.queues[queue].pop(0),
+        lose_data=store.lose_data,
+    )
+
+
+@pytest.fixture(params=["redis", "cluster", "memory"])
+def stores(request: pytest.FixtureRequest) -> Stores:
+    """Each kind of store in turn, empty."""
+    if request.param == "memory":
+        return in_memory()
+    broker_url = request.getfixturevalue("redis_url")
+    if request.param == "cluster":
+        return in_redis(request.getfixturevalue("redis_cluster").url, broker_url)
+    return in_redis(broker_url, broker_url)
+
+
 @pytest.fixture
-def ledger(redis_url: str) -> JobLedger:
+def ledger(stores: Stores) -> Ledger:
     """An empty ledger."""
-    return JobLedger(redis_url)
+    return stores.ledger
 
 
 @pytest.fixture
-def book(redis_url: str) -> BatchBook:
+def book(stores: Stores) -> Book:
     """The batches of the same ledger."""
-    return BatchBook(redis_url)
+    return stores.book
 
 
-def accept_lines(ledger: JobLedger, *lines: int) -> list[str]:
+def accept_lines(ledger: Ledger, *lines: int) -> list[str]:
     jobs = [
         (
             keys.batch_job_id(BATCH, line),
@@ -49,7 +121,7 @@ def accept_lines(ledger: JobLedger, *lines: int) -> list[str]:
     return [job_id for job_id, _, _ in jobs]
 
 
-def claim(ledger: JobLedger, job_id: str, worker: str = "w1") -> Claim | ClaimRefused:
+def claim(ledger: Ledger, job_id: str, worker: str = "w1") -> Claim | ClaimRefused:
     return ledger.claim(job_id, worker, None, max_strikes=3, nonce=secrets.token_hex(4))
 
 
@@ -58,7 +130,7 @@ def granted(answer: Claim | ClaimRefused) -> Claim:
     return answer
 
 
-def test_a_job_is_accepted_once(ledger: JobLedger) -> None:
+def test_a_job_is_accepted_once(ledger: Ledger) -> None:
     """Accepting again changes nothing, whatever has become of the job."""
     (job_id,) = accept_lines(ledger, 1)
     granted(claim(ledger, job_id))
@@ -69,7 +141,7 @@ def test_a_job_is_accepted_once(ledger: JobLedger) -> None:
     assert (record.state, record.request["text"]) == ("running", "你好")
 
 
-def test_of_many_racing_workers_one_gets_the_job(ledger: JobLedger) -> None:
+def test_of_many_racing_workers_one_gets_the_job(ledger: Ledger) -> None:
     """A message delivered ten times is worked on once."""
     (job_id,) = accept_lines(ledger, 1)
     with ThreadPoolExecutor(10) as pool:
@@ -78,14 +150,14 @@ def test_of_many_racing_workers_one_gets_the_job(ledger: JobLedger) -> None:
     assert {a.reason for a in answers if isinstance(a, ClaimRefused)} == {Refusal.HELD}
 
 
-def test_an_unknown_job_is_not_invented(ledger: JobLedger) -> None:
+def test_an_unknown_job_is_not_invented(ledger: Ledger) -> None:
     """A message without a ledger entry is refused as missing."""
     answer = claim(ledger, "b1:99")
     assert isinstance(answer, ClaimRefused)
     assert answer.reason is Refusal.MISSING
 
 
-def test_only_the_newest_attempt_may_append_and_finish(ledger: JobLedger) -> None:
+def test_only_the_newest_attempt_may_append_and_finish(ledger: Ledger) -> None:
     """The first worker comes back after its job was given to a second: it is refused."""
     (job_id,) = accept_lines(ledger, 1)
     first = granted(claim(ledger, job_id, "w1"))
@@ -101,7 +173,43 @@ def test_only_the_newest_attempt_may_append_and_finish(ledger: JobLedger) -> Non
     assert (record.state, record.result) == ("succeeded", {"uri": "new"})
 
 
-def test_finishing_twice_is_finishing_once(ledger: JobLedger, book: BatchBook) -> None:
+def test_an_earlier_attempt_of_the_same_worker_may_not_append_or_finish(ledger: Ledger) -> None:
+    """Its child was taken for dead and lives: the name is right, the attempt is not."""
+    (job_id,) = accept_lines(ledger, 1)
+    first = granted(claim(ledger, job_id, "w1"))
+    second = granted(claim(ledger, job_id, "w1"))
+    assert not ledger.append(first, 1, 2)
+    assert ledger.finish(first, "succeeded", {"uri": "stale"}, retention_s=60) is None
+    assert ledger.finish(second, "succeeded", {"uri": "new"}, retention_s=60) is not None
+
+
+def test_an_attempt_of_a_ledger_that_forgot_its_job_is_refused(stores: Stores) -> None:
+    """After a loss of data the numbers begin again: the worker's name tells two firsts apart."""
+    ledger = stores.ledger
+    (job_id,) = accept_lines(ledger, 1)
+    stale = granted(claim(ledger, job_id, "w1"))
+    stores.lose_data()
+    accept_lines(ledger, 1)
+    newest = granted(claim(ledger, job_id, "w2"))
+    assert newest.attempt == stale.attempt
+    assert not ledger.append(stale, 1, 2)
+    assert ledger.finish(stale, "succeeded", {"uri": "stale"}, retention_s=60) is None
+    assert ledger.append(newest, 1, 2)
+
+
+def test_only_the_holder_of_that_attempt_loses_its_job(ledger: Ledger) -> None:
+    """Whoever gives a job back names what it has seen; what has changed since is left alone."""
+    (job_id,) = accept_lines(ledger, 1)
+    first = granted(claim(ledger, job_id, "w1"))
+    assert ledger.release(job_id, "w2", None, strike=True) is None
+    assert ledger.release(job_id, "w2", first.attempt, strike=True) is None
+    second = granted(claim(ledger, job_id, "w1"))
+    assert ledger.release(job_id, "w1", first.attempt, strike=True) is None
+    assert ledger.append(second, 1, 2)
+    assert ledger.release(job_id, "w1", second.attempt, strike=False) == 0
+
+
+def test_finishing_twice_is_finishing_once(ledger: Ledger, book: Book) -> None:
     """A reply that was lost is asked for again; the batch counts the job once."""
     book.open(BATCH, source="s", output=BATCH, queue=QUEUE)
     (job_id, _) = accept_lines(ledger, 1, 2)
@@ -115,7 +223,7 @@ def test_finishing_twice_is_finishing_once(ledger: JobLedger, book: BatchBook) -
     assert book.ended_lines(BATCH, 0) == [1]
 
 
-def test_an_ended_job_answers_with_its_result(ledger: JobLedger) -> None:
+def test_an_ended_job_answers_with_its_result(ledger: Ledger) -> None:
     """A late duplicate of the message gets what came of the job, not another run."""
     (job_id,) = accept_lines(ledger, 1)
     ledger.finish(granted(claim(ledger, job_id)), "succeeded", {"uri": "u"}, retention_s=60)
@@ -123,14 +231,14 @@ def test_an_ended_job_answers_with_its_result(ledger: JobLedger) -> None:
     assert answer == ClaimRefused(Refusal.ENDED, "succeeded", {"uri": "u"})
 
 
-def test_the_same_worker_may_claim_again_after_its_child_died(ledger: JobLedger) -> None:
+def test_the_same_worker_may_claim_again_after_its_child_died(ledger: Ledger) -> None:
     """A redelivery to the same worker is a new attempt, and a strike."""
     (job_id,) = accept_lines(ledger, 1)
     assert granted(claim(ledger, job_id)).attempt == 1
     assert granted(claim(ledger, job_id)).attempt == 2
 
 
-def test_a_claim_whose_reply_was_lost_is_asked_again_without_harm(ledger: JobLedger) -> None:
+def test_a_claim_whose_reply_was_lost_is_asked_again_without_harm(ledger: Ledger) -> None:
     """Under the same nonce it is the same attempt, and no strike."""
     (job_id,) = accept_lines(ledger, 1)
     answers = [ledger.claim(job_id, "w1", None, max_strikes=1, nonce="same") for _ in range(3)]
@@ -138,7 +246,7 @@ def test_a_claim_whose_reply_was_lost_is_asked_again_without_harm(ledger: JobLed
 
 
 def test_a_job_that_loses_its_workers_is_exhausted_unless_it_makes_progress(
-    ledger: JobLedger,
+    ledger: Ledger,
 ) -> None:
     """Three deaths in a row without a new segment are the end; progress starts the count anew."""
     (job_id,) = accept_lines(ledger, 1)
@@ -154,7 +262,7 @@ def test_a_job_that_loses_its_workers_is_exhausted_unless_it_makes_progress(
     assert answer.reason is Refusal.EXHAUSTED
 
 
-def test_a_job_nobody_holds_can_be_given_up_and_a_running_one_not(ledger: JobLedger) -> None:
+def test_a_job_nobody_holds_can_be_given_up_and_a_running_one_not(ledger: Ledger) -> None:
     """Giving up takes nothing from the worker that has the job."""
     (job_id,) = accept_lines(ledger, 1)
     granted(claim(ledger, job_id, "w1"))
@@ -167,7 +275,7 @@ def test_a_job_nobody_holds_can_be_given_up_and_a_running_one_not(ledger: JobLed
     assert ledger.give_up(record, "w2", {"error": {"other": 1}}, retention_s=60) is None
 
 
-def test_a_workers_claims_are_known_until_they_end(ledger: JobLedger) -> None:
+def test_a_workers_claims_are_known_until_they_end(ledger: Ledger) -> None:
     """What a dead worker held can be listed."""
     one, two = accept_lines(ledger, 1, 2)
     attempt = granted(claim(ledger, one))
@@ -181,7 +289,7 @@ def test_a_workers_claims_are_known_until_they_end(ledger: JobLedger) -> None:
 
 
 @pytest.fixture
-def online_job(ledger: JobLedger) -> str:
+def online_job(ledger: Ledger) -> str:
     """An online job of the default lane."""
     job_id = keys.new_job_id("default.0")
     meta = JobMeta(queue="tts.online.default.0", name="x.wav", lane_key="default.0")
@@ -190,10 +298,11 @@ def online_job(ledger: JobLedger) -> str:
 
 
 def test_only_the_lease_holder_under_its_epoch_may_claim_online_work(
-    ledger: JobLedger, online_job: str, redis_url: str
+    stores: Stores, online_job: str
 ) -> None:
     """Neither no lease, nor an old epoch, nor the right epoch of another holder is enough."""
-    lease = RedisCoordinator(redis_url, timeout_s=2.0).acquire("default.0", "w1", 30)
+    ledger = stores.ledger
+    lease = stores.coordinator.acquire("default.0", "w1", 30)
     assert lease is not None
     for believed in (None, Lease(lease.epoch - 1, "w1"), Lease(lease.epoch, "w2")):
         answer = ledger.claim(online_job, "w1", believed, max_strikes=3, nonce="n")
@@ -205,37 +314,54 @@ def test_only_the_lease_holder_under_its_epoch_may_claim_online_work(
 # -- what nobody has heard of ----------------------------------------------------------------------
 
 
-def message(rung_ms: float) -> str:
-    return json.dumps({"body": "", "headers": {"rung_ms": rung_ms}})
-
-
-def test_a_job_whose_message_left_the_queue_unheard_is_found(
-    ledger: JobLedger, redis_client: redis.Redis
-) -> None:
+def test_a_job_whose_message_left_the_queue_unheard_is_found(stores: Stores) -> None:
     """With an empty queue, an accepted job that is older than the grace has lost its message."""
-    (job_id,) = accept_lines(ledger, 1)
-    assert ledger.unheard(QUEUE, grace_s=30, limit=10) == []
-    redis_client.zincrby(keys.open_jobs(QUEUE), -60_000, job_id)
-    assert ledger.unheard(QUEUE, grace_s=30, limit=10) == [job_id]
+    (job_id,) = accept_lines(stores.ledger, 1)
+    assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == []
+    stores.age(QUEUE, job_id, 60)
+    assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == [job_id]
 
 
-def test_a_job_that_waits_in_a_long_queue_is_not_taken_for_lost(
-    ledger: JobLedger, redis_client: redis.Redis
-) -> None:
+def test_a_job_that_waits_in_a_long_queue_is_not_taken_for_lost(stores: Stores) -> None:
     """While an earlier message still waits, later ones cannot have been heard."""
-    (job_id,) = accept_lines(ledger, 1)
-    redis_client.zincrby(keys.open_jobs(QUEUE), -60_000, job_id)
-    redis_client.lpush(QUEUE, message(rung_ms=ledger.now_ms() - 120_000))
-    assert ledger.unheard(QUEUE, grace_s=30, limit=10) == []
-    redis_client.rpop(QUEUE)
-    redis_client.lpush(QUEUE, message(rung_ms=ledger.now_ms()))
-    assert ledger.unheard(QUEUE, grace_s=30, limit=10) == [job_id]
+    (job_id,) = accept_lines(stores.ledger, 1)
+    stores.age(QUEUE, job_id, 60)
+    stores.ring(QUEUE, job_id, 120)
+    assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == []
+    stores.hear(QUEUE)
+    stores.ring(QUEUE, job_id, 0)
+    assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == [job_id]
+
+
+def test_a_job_that_was_rung_again_is_not_unheard(stores: Stores) -> None:
+    """Ringing counts from now; a job that has ended is not looked for."""
+    one, two = accept_lines(stores.ledger, 1, 2)
+    for job_id in (one, two):
+        stores.age(QUEUE, job_id, 60)
+    stores.ledger.rung(QUEUE, [one, "b1:99"])
+    assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == [two]
+    attempt = granted(claim(stores.ledger, two))
+    assert stores.ledger.finish(attempt, "succeeded", {}, retention_s=60) is not None
+    assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == []
+
+
+def test_an_open_job_stays_in_the_index_whoever_believes_that_it_has_ended(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    """It has ended in a master that was then discarded: here somebody must still look after it."""
+    ledger = JobLedger(redis_url)
+    accepted, running, gone = accept_lines(ledger, 1, 2, 3)
+    granted(claim(ledger, running))
+    redis_client.delete(keys.job(gone))
+    for job_id in (accepted, running, gone):
+        ledger.close(QUEUE, job_id)
+    assert redis_client.zrange(keys.open_jobs(QUEUE), 0, -1) == [accepted, running]
 
 
 # -- batches ---------------------------------------------------------------------------------------
 
 
-def test_the_same_content_reattaches_and_other_content_conflicts(book: BatchBook) -> None:
+def test_the_same_content_reattaches_and_other_content_conflicts(book: Book) -> None:
     """An id is the promise of one content and one output."""
     assert book.open(BATCH, source="s", output="out", queue=QUEUE)
     assert book.open(BATCH, source="s", output="out", queue=QUEUE)
@@ -246,7 +372,7 @@ def test_the_same_content_reattaches_and_other_content_conflicts(book: BatchBook
 
 
 def test_a_batch_is_complete_when_it_is_sealed_and_all_have_ended(
-    ledger: JobLedger, book: BatchBook
+    ledger: Ledger, book: Book
 ) -> None:
     """Before it is sealed nobody can know that the last job was the last."""
     book.open(BATCH, source="s", output=BATCH, queue=QUEUE)
@@ -257,3 +383,21 @@ def test_a_batch_is_complete_when_it_is_sealed_and_all_have_ended(
     assert batch is not None
     assert batch.complete
     assert (batch.total, batch.failed, batch.rejected) == (3, 1, 2)
+
+
+def test_a_batch_that_redis_forgot_while_it_was_accepted_completes_when_submitted_again(
+    stores: Stores,
+) -> None:
+    """What ended in between is counted; sealing a batch that is not there is an error."""
+    ledger, book = stores.ledger, stores.book
+    book.open(BATCH, source="s", output=BATCH, queue=QUEUE)
+    accept_lines(ledger, 1)
+    stores.lose_data()
+    (second,) = accept_lines(ledger, 2)
+    ledger.finish(granted(claim(ledger, second)), "succeeded", {}, retention_s=60)
+    with pytest.raises(UnavailableError, match="again"):
+        book.seal(BATCH, accepted=2, rejected=0)
+    assert book.open(BATCH, source="s", output=BATCH, queue=QUEUE)
+    (first, _) = accept_lines(ledger, 1, 2)
+    assert book.seal(BATCH, accepted=2, rejected=0) == 1
+    assert ledger.finish(granted(claim(ledger, first)), "succeeded", {}, retention_s=60) == 0

@@ -1,4 +1,4 @@
-"""What every storage promises, shown on a local folder and on S3 over real HTTP."""
+"""What every storage promises: a local folder, S3 over real HTTP, and the one in memory."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from tts_tasks.storage import (
     open_storage,
     publish,
 )
+from tts_tasks.storage.epochs import BLOCK, EpochMarks
+from tts_tasks.testing import MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,11 +90,14 @@ def _use_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "memory"])
 def open_again(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Storage]:
     """Return what opens the same empty storage anew, as another process would."""
+    if request.param == "memory":
+        objects: dict[str, bytes] = {}
+        return lambda: MemoryStorage(objects)
     if request.param == "local":
         return lambda: open_storage((tmp_path / "a b" / "store").as_uri())
     _use_s3(monkeypatch, request.getfixturevalue("s3_endpoint"))
@@ -172,7 +177,7 @@ def test_an_object_is_found_under_exactly_its_name(storage: Storage, name: str) 
     assert list(storage.list()) == [name]
     path = storage.path(name)
     if path is None:
-        assert storage.uri(name).startswith("s3://")
+        assert storage.uri(name).startswith(("s3://", "memory:///"))
         assert storage.uri(name).endswith(f"/{name}")
     else:
         assert path.read_bytes() == b"sound"
@@ -467,3 +472,32 @@ def test_a_missing_bucket_is_named(s3_endpoint: str, monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(StorageError, match="there is no bucket 'nobody'"):
             call()
+
+
+# -- marks of epochs --------------------------------------------------------------------------
+
+
+def test_epochs_that_were_published_under_are_never_below_the_floor(storage: Storage) -> None:
+    """Whoever asks later, in another process, learns at least the highest one."""
+    marks = EpochMarks(storage, "default.0")
+    assert marks.floor() == 0
+    for epoch in (1, 7, BLOCK, BLOCK + 1, 3 * BLOCK + 5):
+        marks.cover(epoch)
+        assert EpochMarks(storage, "default.0").floor() >= epoch
+    assert EpochMarks(storage, "other.0").floor() == 0
+
+
+def test_a_late_writer_does_not_lower_the_floor(storage: Storage) -> None:
+    """Marks are created, never replaced: an old primary that wakes up changes nothing."""
+    late = EpochMarks(storage, "default.0")
+    late.cover(1)
+    EpochMarks(storage, "default.0").cover(5 * BLOCK)
+    late.cover(2)
+    late.cover(BLOCK + 1)
+    assert EpochMarks(storage, "default.0").floor() == 5 * BLOCK
+
+
+def test_marks_are_no_artifacts(storage: Storage) -> None:
+    """They are hidden from who lists what was published."""
+    EpochMarks(storage, "default.0").cover(1)
+    assert list(storage.list()) == []

@@ -34,9 +34,9 @@ class Worker:
 
     @property
     def child_pid(self) -> int:
-        """The prefork child that holds the engine."""
+        """The prefork child that holds the engine; 0 while there is none."""
         children = psutil.Process(self.process.pid).children()
-        return next(c.pid for c in children if "spawn_main" in " ".join(c.cmdline()))
+        return next((c.pid for c in children if "spawn_main" in " ".join(c.cmdline())), 0)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the parent process."""
@@ -53,6 +53,7 @@ class Cluster:
 
     directory: Path
     workers: list[Worker] = field(default_factory=list)
+    watchdogs: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *names: str, **environment: str) -> list[Worker]:
         """Start workers and wait until each is ready."""
@@ -64,6 +65,15 @@ class Cluster:
             )
         return started
 
+    def watchdog(self) -> subprocess.Popen[bytes]:
+        """Start a standalone watchdog."""
+        with (self.directory / "watchdog.log").open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tts_workers.watch"], stdout=out, stderr=subprocess.STDOUT
+            )
+        self.watchdogs.append(process)
+        return process
+
     def primary(self) -> Worker | None:
         """The worker that the lease names."""
         holder = cluster_status()["lanes"][0]["primary"]
@@ -71,6 +81,10 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything, the stopped and the stubborn too."""
+        for watchdog in self.watchdogs:
+            if watchdog.poll() is None:
+                watchdog.terminate()
+                watchdog.wait(15)
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.kill(signal.SIGCONT)

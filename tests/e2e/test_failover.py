@@ -107,6 +107,53 @@ def test_a_paused_primary_is_deposed_and_comes_back_as_standby(cluster: Cluster)
     eventually(lambda: (old.record or {}).get("role") == "standby", what="it is a standby")
 
 
+def test_an_engine_that_hangs_is_killed_and_its_job_goes_on_elsewhere(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The agent beats on; three heartbeats without progress are enough for so short a text."""
+    faults = {"TTS_PACED_FAULTS": f"hang@text:HANG&once:{tmp_path / 'once'}"}
+    cluster.start("w1", "w2", **PACED, **faults)
+    old = primary(cluster)
+    old_id = old.record["id"]  # type: ignore[index]
+    record = synthesize.delay("HANG, please.").get(timeout=60)
+    assert (record["attempt"], record["worker"] != old_id) == (2, True)
+    (stuck,) = seen("worker.stuck")
+    assert stuck["worker"] == old_id
+    assert stuck["silent_s"] < 2 * stuck["budget_s"]
+    eventually(lambda: (old.record or {}).get("role") == "standby", what="it loaded anew")
+
+
+def test_a_stopped_child_of_an_idle_worker_is_replaced(cluster: Cluster) -> None:
+    """It would have taken the next job and never begun it."""
+    cluster.start("w1", "w2", **PACED)
+    old = primary(cluster)
+    child = old.child_pid
+    os.kill(child, signal.SIGSTOP)
+    eventually(lambda: cluster.primary() not in (None, old))
+    assert seen("worker.stuck")
+    eventually(lambda: old.child_pid not in (0, child) and (old.record or {}).get("ready"))
+
+
+def test_the_standalone_watchdog_recovers_for_workers_that_are_all_dead(
+    cluster: Cluster,
+) -> None:
+    """It needs no worker: the dead ones' lease is removed and their jobs wait for the next."""
+    (only,) = cluster.start("w1", **PACED)
+    old_id = primary(cluster).record["id"]  # type: ignore[index]
+    client.submit_batch(lines(4), id="b")
+    eventually(lambda: ended("b") >= 1)
+    watchdog = cluster.watchdog()
+    only.kill()
+    eventually(lambda: [e for e in seen("worker.dead") if e["worker"] == old_id])
+    (deposed,) = seen("lease.deposed")
+    assert deposed["by"].startswith("watchdog")
+    assert cluster_status()["workers"] == []
+    cluster.start("w2", **PACED)
+    check_all_published_once("b", 4)
+    watchdog.send_signal(signal.SIGTERM)
+    assert watchdog.wait(30) == 0
+
+
 def test_a_clean_stop_hands_over_without_waiting_for_heartbeats(cluster: Cluster) -> None:
     """SIGTERM: the lane is released at once, the running job is finished, not redone."""
     cluster.start("w1", "w2", **PACED)

@@ -16,6 +16,7 @@ from tts_workers.agent import Agent, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CHILD_PID = 4_000_000
 READY = {"event": "ready", "engine": "e", "fingerprint": "f", "capabilities": {}}
 
 
@@ -26,6 +27,7 @@ class RecordingRescue:
     recovered: list[str] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)
     coordinator: MemoryCoordinator | None = None
+    marked: int = 0  #: the highest epoch that the storage tells of
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         self.recovered.append(worker_id)
@@ -36,11 +38,14 @@ class RecordingRescue:
         self.given_back.append(worker_id)
         return []
 
-    def reconcile(self, queue: str, working_on: Mapping[str, str]) -> int:
+    def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
         return 0
 
     def complete_batches(self) -> None:
         return
+
+    def highest_epoch(self) -> int:
+        return self.marked
 
 
 class RecordingEvents:
@@ -52,6 +57,14 @@ class RecordingEvents:
     def emit(self, event: str, **fields: Any) -> None:
         self.seen.append((event, fields))
 
+    note = emit
+
+    def flush(self) -> None:
+        return
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [fields for name, fields in self.seen if name == event]
+
 
 class World:
     """A store, a clock, and agents that tick when told to."""
@@ -61,6 +74,8 @@ class World:
         self.coordinator = MemoryCoordinator(self.clock)
         self.events = RecordingEvents()
         self.roles: dict[str, Role] = {}
+        self.killed: list[int] = []
+        self.pulses = True  #: the children live
         self.rescues: dict[str, RecordingRescue] = {}
 
     def agent(self, name: str, coordinator: Any = None) -> Agent:
@@ -74,12 +89,16 @@ class World:
             events=self.events,  # type: ignore[arg-type]
             on_role=lambda role: self.roles.__setitem__(name, role),
             clock=self.clock,
+            kill=lambda pid, _: self.killed.append(pid),
         )
 
     def run(self, seconds: float, *agents: Agent) -> None:
         for _ in range(round(seconds / 0.25)):
             self.clock.advance(0.25)
             for agent in agents:
+                if self.pulses:
+                    pulse(agent)
+                agent.end_what_is_overdue()
                 agent.tick()
                 agent.do_chores()
 
@@ -94,8 +113,13 @@ def world() -> World:
     return World()
 
 
+def pulse(*agents: Agent) -> None:
+    for agent in agents:
+        agent.child_said(CHILD_PID, {"event": "pulse"})
+
+
 def ready(agent: Agent) -> Agent:
-    agent.child_said(READY)
+    agent.child_said(CHILD_PID, READY)
     return agent
 
 
@@ -105,7 +129,7 @@ def test_a_worker_leads_only_after_its_engine_has_spoken(world: World) -> None:
     world.run(5, a)
     assert world.primary() is None
     ready(a)
-    world.run(0.25, a)
+    world.run(0.5, a)
     assert world.primary() == "a"
     assert world.roles["a"].leadership is not None
 
@@ -193,11 +217,16 @@ def test_a_primary_without_a_store_stops_leading_before_its_lease_lapses(world: 
     assert world.primary() == "a"  # in the store the lease was still alive then
 
 
-def test_the_deadline_ends_leadership_without_the_store_thread() -> None:
-    """A thread of its own ends the belief while the other waits for a store that hangs."""
+@pytest.mark.parametrize("leaving", [False, True])
+def test_the_deadline_ends_leadership_without_the_store_thread(leaving: bool) -> None:
+    """A thread of its own ends the belief while the other waits for a store that hangs.
+
+    Also in a worker that leaves: it must ask the store to take its lease back.
+    """
     import threading
     import time
 
+    hangs = threading.Event()
     released = threading.Event()
     demoted = threading.Event()
 
@@ -206,6 +235,7 @@ def test_the_deadline_ends_leadership_without_the_store_thread() -> None:
 
         def beat(self, record: WorkerRecord, ttl_s: float) -> None:
             if self.armed:
+                hangs.set()
                 released.wait(30)
             super().beat(record, ttl_s)
 
@@ -226,10 +256,14 @@ def test_the_deadline_ends_leadership_without_the_store_thread() -> None:
         events=RecordingEvents(),  # type: ignore[arg-type]
         on_role=on_role,
         clock=time.monotonic,
+        kill=lambda *_: None,
     )
     agent.start()
     ready(agent)
     try:
+        assert hangs.wait(20)
+        if leaving:
+            agent.leave()
         assert demoted.wait(20)
         assert agent.leadership is None
     finally:
@@ -241,7 +275,7 @@ def test_a_dead_child_hands_the_lane_over_at_once_and_its_job_back(world: World)
     """The parent does not wait for heartbeats to learn what the kernel told it."""
     a, b = ready(world.agent("a")), ready(world.agent("b"))
     world.run(1, a, b)
-    a.child_lost(1)
+    a.child_lost(CHILD_PID)
     world.run(0.25, a, b)
     assert world.primary() == "b"
     assert world.rescues["a"].given_back == ["a"]
@@ -275,6 +309,7 @@ def test_at_no_moment_do_two_agents_believe_they_lead(world: World) -> None:
                 paused[agent.id] = world.clock() + rng.uniform(0.5, 8)
                 continue
             agent.tick()
+            agent.do_chores()
         believers = [
             agent
             for agent in agents
@@ -285,3 +320,151 @@ def test_at_no_moment_do_two_agents_believe_they_lead(world: World) -> None:
         assert len(believers) <= 1
         changes.add(world.primary())
     assert {"a", "b", "c"} <= changes
+
+
+def test_an_engine_that_makes_no_progress_is_killed_and_the_lane_handed_over(
+    world: World,
+) -> None:
+    """The agent beats on, the engine hangs: within its budget it is left alone, then ended."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    a.child_said(CHILD_PID, {"event": "job", "job": "b:1"})
+    a.child_said(CHILD_PID, {"event": "budget", "budget_s": 6.0})
+    world.run(5.75, a, b)
+    assert world.killed == []
+    assert world.primary() == "a"
+    world.run(0.5, a, b)
+    assert world.killed == [CHILD_PID]
+    assert world.primary() == "b"
+    assert world.rescues["a"].given_back == ["a"]
+    (stuck,) = world.events.named("worker.stuck")
+    assert (stuck["worker"], stuck["job"], stuck["budget_s"]) == ("a", "b:1", 6.0)
+
+
+def test_an_engine_that_gets_on_is_left_alone_for_hours(world: World) -> None:
+    """A long text is many steps, each within its budget."""
+    a = ready(world.agent("a"))
+    for _ in range(1000):
+        a.child_said(CHILD_PID, {"event": "budget", "budget_s": 6.0})
+        world.run(5.0, a)
+        a.child_said(CHILD_PID, {"event": "budget", "budget_s": 0.0})
+    assert world.killed == []
+    assert world.primary() == "a"
+
+
+def test_an_idle_child_that_does_not_run_is_killed(world: World) -> None:
+    """A stopped child would take the next job and never begin it."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    world.pulses = False
+    for _ in range(16):
+        pulse(b)
+        world.run(0.25, a, b)
+    assert world.killed == [CHILD_PID]
+    assert world.primary() == "b"
+
+
+def test_a_parent_that_was_suspended_does_not_blame_its_child(world: World) -> None:
+    """Parent and child stopped together and go on together."""
+    a = ready(world.agent("a"))
+    world.run(1, a)
+    world.clock.advance(3600)
+    a.end_what_is_overdue()
+    assert world.killed == []
+
+
+def test_a_child_that_loads_may_take_its_time(world: World) -> None:
+    """Before it is ready nothing is expected of it; a new child is watched anew."""
+    a = ready(world.agent("a"))
+    a.child_lost(CHILD_PID)
+    a.child_said(CHILD_PID + 1, {"event": "pulse"})
+    world.pulses = False
+    world.run(60, a)
+    assert world.killed == []
+
+
+def test_an_ordered_switchover_moves_the_lane_to_the_chosen_worker(world: World) -> None:
+    """Only the successor takes it, though another is asked first."""
+    a, b, c = (ready(world.agent(name)) for name in "abc")
+    world.run(1, a, b, c)
+    world.coordinator.reserve("default.0", "c", 6.0)
+    world.run(0.25, a, b, c)
+    assert world.primary() == "c"
+    assert world.roles["a"] == Role(serving=True, leadership=None)
+    assert [e["reason"] for e in world.events.named("lease.released")] == ["switchover to c"]
+
+
+def test_a_successor_that_dies_does_not_keep_the_lane_empty(world: World) -> None:
+    """The reservation lapses, and the others may lead again."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    world.coordinator.reserve("default.0", "gone", 6.0)
+    world.run(0.25, a, b)
+    assert world.primary() is None
+    world.run(6, a, b)
+    assert world.primary() in {"a", "b"}
+
+
+def test_a_drained_worker_hands_over_and_serves_again_when_told(world: World) -> None:
+    """The order holds until it is taken back; a shutdown is not taken back by it."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    world.coordinator.drain("default.0", "a", "new driver")
+    world.run(0.5, a, b)
+    assert world.primary() == "b"
+    assert world.roles["a"] == Role(serving=False, leadership=None)
+    world.coordinator.undrain("default.0", "a")
+    world.run(0.25, a, b)
+    assert world.roles["a"] == Role(serving=True, leadership=None)
+    a.drain()
+    world.run(0.5, a, b)
+    assert world.roles["a"].serving is False
+
+
+def test_a_store_that_lost_its_counter_gets_no_epoch_twice(world: World) -> None:
+    """What survivors have seen, and what artifacts say, is the floor of the next epoch."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.rescues["a"].marked = 3000
+    world.run(1, a)
+    lease = world.coordinator.read("default.0")
+    assert lease == Lease(3001, "a")
+    world.run(1, a, b)
+    world.coordinator.store.lose_data()
+    world.run(1, b)
+    assert world.coordinator.read("default.0") == Lease(3002, "b")
+
+
+def test_what_a_worker_has_seen_of_epochs_is_told_to_the_others(world: World) -> None:
+    """A worker that comes when lease and counter are gone learns it from the records."""
+    a = ready(world.agent("a"))
+    world.rescues["a"].marked = 41
+    world.run(2, a)
+    a.drain()
+    world.run(2, a)
+    b = ready(world.agent("b"))
+    world.coordinator.store.leases.clear()
+    world.coordinator.store.epochs.clear()
+    world.run(0.5, b)
+    lease = world.coordinator.read("default.0")
+    assert lease == Lease(43, "b")
+
+
+def test_a_new_presence_connection_is_told_at_once(world: World) -> None:
+    """The others wait for it no longer than their grace, which is less than a heartbeat."""
+
+    class Reconnecting(MemoryCoordinator):
+        connection = "1"
+
+        def presence(self) -> str:
+            return self.connection
+
+    store = Reconnecting(world.clock)
+    a = world.agent("a", store)
+    world.run(0.25, a)
+    store.connection = ""
+    world.run(0.25, a)
+    store.connection = "2"
+    world.run(0.25, a)
+    record = store.workers()["a"]
+    assert record is not None
+    assert (record.presence, record.beat) == ("2", 2)

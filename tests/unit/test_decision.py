@@ -89,7 +89,7 @@ def test_a_silent_primary_is_deposed_recovered_and_succeeded() -> None:
 
 def test_a_primary_that_is_only_late_is_left_alone() -> None:
     """Two missed heartbeats are not three."""
-    assert decide(replace(READY, lease=THEIRS, silences={"other": Silence(2.9, 0.4)}), NOW_S) == []
+    assert decide(replace(READY, lease=THEIRS, silences={"other": Silence(2.9, 0.1)}), NOW_S) == []
 
 
 def test_a_primary_whose_connection_stayed_closed_is_deposed_without_three_heartbeats() -> None:
@@ -153,3 +153,19 @@ def test_no_view_leads_to_a_forbidden_action(view: View) -> None:
                 assert worker != "me"
     if not view.store_reachable:
         assert all(isinstance(action, Demote) for action in actions)
+
+
+def test_only_the_reserved_successor_is_a_candidate() -> None:
+    """While a switchover is ordered nobody else takes the free lane."""
+    assert decide(replace(READY, successor="other"), NOW_S) == []
+    assert decide(replace(READY, successor="me"), NOW_S) == [Acquire()]
+
+
+def test_the_primary_gives_way_to_the_ordered_successor() -> None:
+    """It stops to believe before it lets go of the lease; the successor itself just renews."""
+    view = replace(READY, leadership=LEADING, lease=MINE)
+    demotion, removal = decide(replace(view, successor="other"), NOW_S)
+    assert isinstance(demotion, Demote)
+    assert isinstance(removal, Remove)
+    assert removal.lease == MINE
+    assert decide(replace(view, successor="me"), NOW_S) == [Renew(MINE)]

@@ -112,7 +112,7 @@ def is_emit(node: ast.AST) -> TypeGuard[ast.Call]:
     return (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and node.func.attr in {"emit", "event"}
+        and node.func.attr in {"emit", "event", "note"}
         and bool(node.args)
     )
 
@@ -136,12 +136,12 @@ def test_every_key_is_described() -> None:
     """Each key that the code makes stands on the page, with the names of its parts in capitals."""
     made = {
         *(value for name, value in vars(keys).items() if name.isupper() and "tts:" in str(value)),
-        *(make("POOL.LANE") for make in (keys.lease, keys.epoch)),
+        *(make("POOL.LANE") for make in (keys.lease, keys.epoch, keys.successor, keys.bell)),
         *(
             make("BATCH")
             for make in (keys.batch, keys.batch_done, keys.batch_rejected, keys.batch_reporting)
         ),
-        *(make("WORKER") for make in (keys.worker, keys.claims)),
+        *(make("WORKER") for make in (keys.worker, keys.claims, keys.drained)),
         *unacked_keys("WORKER").values(),
         keys.job("TAG:ITEM"),
         keys.open_jobs("QUEUE"),

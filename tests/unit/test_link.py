@@ -31,7 +31,7 @@ class Listener:
         self.messages: list[dict[str, Any]] = []
         self.lost: list[int] = []
 
-    def child_said(self, message: dict[str, Any]) -> None:
+    def child_said(self, pid: int, message: dict[str, Any]) -> None:
         self.messages.append(message)
 
     def child_lost(self, pid: int) -> None:

@@ -66,3 +66,42 @@ def test_redis_is_the_one_that_up_runs_else_the_conventional_one(tmp_path: Path)
     state.write_text("{")
     assert Settings().redis_url == CONVENTIONAL_REDIS_URL
     assert Settings().storage_url == f"file://{tmp_path}/artifacts"
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"URL": "ftp://h/x", "SECRET": SECRET}, "TTS_NOTIFY_URL: it looks like https://"),
+        ({"URL": "https://h:hunter2/x", "SECRET": SECRET}, "TTS_NOTIFY_URL: it looks like"),
+        ({"URL": "https://", "SECRET": SECRET}, "TTS_NOTIFY_URL: it looks like"),
+        ({"URL": "https://h/a hunter2", "SECRET": SECRET}, "percent-encoded"),
+        ({"URL": "https://h/hunter2"}, "notify_url needs notify_secret"),
+        ({"SECRET": "hunter2"}, "TTS_NOTIFY_SECRET: must be whsec_"),
+        ({"SECRET": SECRET.removeprefix("whsec_")}, "TTS_NOTIFY_SECRET: must be whsec_"),
+        ({"SECRET": "whsec_aHVudGVyMg=="}, "24 to 64 bytes"),
+        ({"SECRET": f"{SECRET} hunter2"}, "openssl rand"),
+        ({"COMMAND": "say 'hunter2"}, "TTS_NOTIFY_COMMAND: cannot be split"),
+    ],
+)
+def test_where_notices_go_is_checked_at_start_and_not_repeated(
+    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the variable and what it must look like; its value may be a secret."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"TTS_NOTIFY_{name}", value)
+    get_settings.cache_clear()
+    try:
+        with pytest.raises(ConfigurationError) as refused:
+            get_settings()
+        with pytest.raises(ValidationError) as plain:
+            Settings()
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+    assert said in str(refused.value)
+    for text in (str(refused.value), str(plain.value)):
+        assert "hunter2" not in text
+        assert "aHVudGVyMg" not in text

@@ -3,6 +3,6 @@
 `base` holds the Protocols and their values; each store is one module beside it.
 """
 
-from tts_tasks.coordination.base import Coordinator, Lease, WorkerRecord
+from tts_tasks.coordination.base import Coordinator, EpochFloor, Lease, Orders, WorkerRecord
 
-__all__ = ["Coordinator", "Lease", "WorkerRecord"]
+__all__ = ["Coordinator", "EpochFloor", "Lease", "Orders", "WorkerRecord"]

@@ -6,8 +6,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from tts_tasks.errors import TTSError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class WorkerRecord:
     queues: tuple[str, ...] = ()
     job: str = ""  #: what its child works on
     presence: str = ""  #: id of the connection that the kernel closes when the worker dies
+    epoch: int = 0  #: the highest epoch of its lane that it has seen
     started_at: str = ""
 
     def to_json(self) -> str:
@@ -63,11 +66,42 @@ class WorkerRecord:
         return cls(**known)
 
 
+class EpochsUnknownError(TTSError):
+    """The store has no counter of a lane's epochs; the candidate is to learn what has been used."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFloor:
+    """What a candidate knows of the epochs that have been used."""
+
+    epoch: int = 0  #: no epoch up to this one may be given out again
+    complete: bool = False  #: it knows of every epoch that anything was published under
+
+
+#: For a candidate of whom nothing was published before, such as a test's.
+ALL_KNOWN = EpochFloor(complete=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What operators have ordered."""
+
+    successor: str = ""  #: the only worker that may take the lane next; lapses by itself
+    drained: bool = False  #: the worker is to take no new work
+
+
 class Coordinator(Protocol):
     """Lease and registry in one store. Every call may raise `UnavailableError`."""
 
-    def acquire(self, lane_key: str, holder: str, ttl_s: float) -> Lease | None:
-        """Take a free lane under a new, greater epoch; None if somebody has it."""
+    def acquire(
+        self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor = ALL_KNOWN
+    ) -> Lease | None:
+        """Take a free lane under a new epoch; None if somebody has it or is to have it.
+
+        The epoch is greater than every earlier one that the store knows, and than the ``floor``.
+        Raises `EpochsUnknownError` where the store knows of none (a new one, or one that has lost
+        its data) and the floor is not known to be complete.
+        """
         ...
 
     def renew(self, lane_key: str, lease: Lease, ttl_s: float) -> bool:
@@ -82,6 +116,26 @@ class Coordinator(Protocol):
         """Return the lease as it stands."""
         ...
 
+    def orders(self, lane_key: str, worker_id: str) -> Orders:
+        """Return what is ordered for a lane and one of its workers."""
+        ...
+
+    def reserve(self, lane_key: str, successor: str, ttl_s: float) -> None:
+        """Order a switchover: the primary gives way, and for a while only ``successor`` may lead.
+
+        For ``ttl_s`` the primary may still need to learn of it; a successor that dies blocks the
+        lane no longer than that.
+        """
+        ...
+
+    def drain(self, lane_key: str, worker_id: str, reason: str) -> None:
+        """Order that a worker takes no new work, until `undrain` or its end."""
+        ...
+
+    def undrain(self, lane_key: str, worker_id: str) -> bool:
+        """Take that order back; False if there was none."""
+        ...
+
     def beat(self, record: WorkerRecord, ttl_s: float) -> None:
         """Register a worker, or renew its record."""
         ...
@@ -90,12 +144,27 @@ class Coordinator(Protocol):
         """Return every registered worker; None for one whose record has expired."""
         ...
 
-    def forget(self, worker_id: str) -> None:
-        """Strike a worker off the registry."""
+    def forget(self, worker_id: str) -> bool:
+        """Strike a worker off the registry; False if it was not registered."""
+        ...
+
+    def listen(self, lane_key: str, on_news: Callable[[], None]) -> None:
+        """Be present from now on, and hear of what is done to the lane.
+
+        ``on_news`` is called, in a thread of the coordinator's own, when a lease of the lane was
+        removed, an order was given, or `presence` has changed.
+        """
         ...
 
     def presence(self) -> str:
-        """Return the id of this process's presence connection, opened anew if it was closed."""
+        """Return the id of this process's presence connection; empty while there is none.
+
+        The kernel closes the connection when the process dies. Performs no I/O.
+        """
+        ...
+
+    def close(self) -> None:
+        """Be present no longer."""
         ...
 
     def absent(self, workers: Mapping[str, WorkerRecord | None]) -> set[str]:

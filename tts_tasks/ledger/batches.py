@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from tts_tasks import keys
-from tts_tasks.errors import ConflictError
+from tts_tasks.errors import ConflictError, UnavailableError
 from tts_tasks.ledger.jobs import CHUNK
+from tts_tasks.ledger.replicas import ReplicaGate
 from tts_tasks.redis_connection import (
     RedisClient,
     Scripts,
+    in_order,
+    server_time_ms,
     shared_client,
     unavailable_is_clear,
 )
@@ -72,9 +76,13 @@ class BatchRecord:
 class BatchBook:
     """The ledger of batches in Redis. Every call may raise `UnavailableError`."""
 
-    def __init__(self, url: str, *, client: RedisClient | None = None) -> None:
+    def __init__(
+        self, url: str, *, client: RedisClient | None = None, replicas_acked: int = 0
+    ) -> None:
+        """``replicas_acked``: so many replicas have what is accepted before a call returns."""
         self._url = url
         self._client = client or shared_client(url)
+        self._replicas = ReplicaGate(replicas_acked)
         self._scripts = Scripts(self._client, "tts_tasks.ledger")
 
     def open(self, batch_id: str, *, source: str, output: str, queue: str) -> bool:
@@ -85,9 +93,12 @@ class BatchBook:
         """
         with unavailable_is_clear(self._url):
             # indexed first: a batch that is not listed could not be found again
-            self._client.zadd(keys.BATCHES, {batch_id: self._now_ms()}, nx=True)
-            outcome, sealed = self._scripts.run(
-                "open_batch", [keys.batch(batch_id)], [source, "output", output, "queue", queue]
+            opened = {batch_id: server_time_ms(self._client)}
+            fields = [source, "output", output, "queue", queue]
+            _, (outcome, sealed) = self._replicas.run(
+                self._client,
+                lambda pipe: pipe.zadd(keys.BATCHES, opened, nx=True),
+                partial(self._queue_script, "open_batch", batch_id, fields),
             )
             if outcome != "other" and sealed != "1":
                 self._client.sadd(keys.UNREPORTED, batch_id)
@@ -103,7 +114,10 @@ class BatchBook:
         if lines:
             mapping = {str(line): json.dumps(why, ensure_ascii=False) for line, why in lines}
             with unavailable_is_clear(self._url):
-                self._client.hset(keys.batch_rejected(batch_id), mapping=mapping)
+                self._replicas.run(
+                    self._client,
+                    lambda pipe: pipe.hset(keys.batch_rejected(batch_id), mapping=mapping),
+                )
 
     def reached(self, batch_id: str, line: int) -> None:
         """Note up to which physical line the file has been read."""
@@ -111,11 +125,22 @@ class BatchBook:
             self._scripts.run("reached", [keys.batch(batch_id)], [line])
 
     def seal(self, batch_id: str, *, accepted: int, rejected: int) -> int:
-        """Say that all lines are in; returns how many jobs are still open."""
+        """Say that all lines are in; returns how many jobs are still open.
+
+        Raises `UnavailableError` if the store has lost the batch since it was opened.
+        """
         with unavailable_is_clear(self._url):
-            return int(
-                self._scripts.run("seal_batch", [keys.batch(batch_id)], [accepted, rejected])
+            (answer,) = self._replicas.run(
+                self._client,
+                partial(self._queue_script, "seal_batch", batch_id, [accepted, rejected]),
             )
+        still_open = int(answer)
+        if still_open < 0:
+            raise UnavailableError(
+                f"Redis has lost batch {batch_id} while it was submitted: submit it again under "
+                "the same id"
+            )
+        return still_open
 
     def get(self, batch_id: str) -> BatchRecord | None:
         """Return a batch, or None."""
@@ -132,7 +157,7 @@ class BatchBook:
             for batch_id in ids:
                 pipe.hgetall(keys.batch(batch_id))
             found = list(zip(ids, pipe.execute(), strict=True))
-            just_opened_ms = self._now_ms() - _OPENING_MS
+            just_opened_ms = server_time_ms(self._client) - _OPENING_MS
             gone = [batch_id for batch_id, at_ms in listed if at_ms < just_opened_ms]
             gone = [batch_id for batch_id, fields in found if not fields and batch_id in gone]
             if gone:
@@ -164,13 +189,14 @@ class BatchBook:
     def reported(self, batch_id: str, uri: str, job_ids: Sequence[str], retention_s: int) -> None:
         """Note that the report is written, and let the batch expire after its retention."""
         with unavailable_is_clear(self._url):
-            pipe = self._client.pipeline(transaction=False)
-            pipe.hset(keys.batch(batch_id), "report", uri)
             own = (keys.batch(batch_id), keys.batch_done(batch_id), keys.batch_rejected(batch_id))
-            for key in (*own, *map(keys.job, job_ids)):
-                pipe.expire(key, retention_s)
-            pipe.srem(keys.UNREPORTED, batch_id)
-            pipe.execute()
+            let_expire = (*own, *map(keys.job, job_ids))
+            in_order(
+                self._client,
+                lambda pipe: pipe.hset(keys.batch(batch_id), "report", uri),
+                lambda pipe: [pipe.expire(key, retention_s) for key in let_expire],
+                lambda pipe: pipe.srem(keys.UNREPORTED, batch_id),
+            )
 
     def unreported(self) -> list[BatchRecord]:
         """Return the batches whose report is still to be written."""
@@ -181,9 +207,10 @@ class BatchBook:
                 self._client.srem(keys.UNREPORTED, *gone)
         return [record for record in found.values() if record]
 
-    def _now_ms(self) -> int:
-        now_s, micros = self._client.time()
-        return int(now_s) * 1000 + int(micros) // 1000
+    def _queue_script(
+        self, name: str, batch_id: str, args: Sequence[Any], pipe: RedisClient
+    ) -> None:
+        self._scripts.run(name, [keys.batch(batch_id)], [*args], client=pipe)
 
 
 def _by_line(item: tuple[str, str]) -> int:

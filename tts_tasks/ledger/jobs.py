@@ -8,22 +8,29 @@ append or finish. Proved by ``tests/contract/test_job_ledger.py``.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks import keys
 from tts_tasks.ledger.records import Claim, ClaimRefused, JobMeta, JobRecord, Refusal
+from tts_tasks.ledger.replicas import ReplicaGate
 from tts_tasks.redis_connection import (
     RedisClient,
     Scripts,
+    in_order,
+    server_time_ms,
     shared_client,
     unavailable_is_clear,
 )
+from tts_tasks.redis_url import is_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tts_tasks.coordination.base import Lease
     from tts_tasks.requests import SpeechRequest
+
+    _NewJob = tuple[str, SpeechRequest, JobMeta]
 
 #: Jobs that go to Redis in one round trip.
 CHUNK = 500
@@ -32,35 +39,49 @@ CHUNK = 500
 class JobLedger:
     """The ledger of jobs in Redis. Every call may raise `UnavailableError`."""
 
-    def __init__(self, url: str, *, client: RedisClient | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        client: RedisClient | None = None,
+        broker_url: str = "",
+        replicas_acked: int = 0,
+    ) -> None:
+        """``broker_url``: where the queues are, if not in the ledger's Redis (for `unheard`).
+
+        ``replicas_acked``: so many replicas have a job before `accept` returns.
+        """
         self._url = url
+        self._broker_url = broker_url or url
         self._client = client or shared_client(url)
+        self._replicas = ReplicaGate(replicas_acked)
         self._scripts = Scripts(self._client, "tts_tasks.ledger")
 
-    def accept(
-        self, jobs: Sequence[tuple[str, SpeechRequest, JobMeta]], *, delay_s: float = 0.0
-    ) -> list[int | None]:
+    def accept(self, jobs: Sequence[_NewJob], *, delay_s: float = 0.0) -> list[int | None]:
         """Write jobs down; returns for each when it was accepted (ms), or None if it was there.
 
         ``delay_s``: the message will be heard that much later, and is not missed before.
         The index of open jobs is written first: a crash in between leaves an entry that leads
-        nowhere, never a job that nobody looks after.
+        nowhere, never a job that nobody looks after. It is written again afterwards: a stall in
+        between may have had the entry struck off as one that leads nowhere.
         """
         accepted: list[int | None] = []
         now_ms = self.now_ms()
         with unavailable_is_clear(self._url):
             for start in range(0, len(jobs), CHUNK):
                 chunk = jobs[start : start + CHUNK]
-                pipe = self._client.pipeline(transaction=False)
-                for job_id, request, meta in chunk:
-                    heard_ms = now_ms + int(delay_s * 1000)
-                    pipe.zadd(keys.open_jobs(meta.queue), {job_id: heard_ms}, nx=True)
-                    fields = ["request", request.model_dump_json(), "meta", meta.to_json()]
-                    fields += ["lane", meta.lane_key]
-                    self._scripts.run("accept", [keys.job(job_id)], fields, client=pipe)
-                answers = pipe.execute()[1::2]
-                accepted += [at_ms if new else None for new, at_ms in answers]
+                index = partial(_index, chunk, now_ms + int(delay_s * 1000))
+                write = partial(self._write, chunk)
+                answers = self._replicas.run(self._client, index, write, index)
+                written = answers[len(chunk) : 2 * len(chunk)]
+                accepted += [at_ms if new else None for new, at_ms in written]
         return accepted
+
+    def _write(self, jobs: Sequence[_NewJob], pipe: RedisClient) -> None:
+        for job_id, request, meta in jobs:
+            fields = ["request", request.model_dump_json(), "meta", meta.to_json()]
+            fields += ["lane", meta.lane_key]
+            self._scripts.run("accept", [keys.job(job_id)], fields, client=pipe)
 
     def claim(
         self, job_id: str, worker: str, lease: Lease | None, *, max_strikes: int, nonce: str
@@ -72,10 +93,11 @@ class JobLedger:
         job_keys = [keys.job(job_id), keys.lease(keys.split_job_id(job_id)[0])]
         args = [worker, max_strikes, str(lease) if lease else "", nonce]
         with unavailable_is_clear(self._url):
-            pipe = self._client.pipeline(transaction=False)
-            pipe.sadd(keys.claims(worker), job_id)
-            self._scripts.run("claim", job_keys, args, client=pipe)
-            answer = pipe.execute()[1]
+            _, answer = in_order(
+                self._client,
+                lambda pipe: pipe.sadd(keys.claims(worker), job_id),
+                lambda pipe: self._scripts.run("claim", job_keys, args, client=pipe),
+            )
             if answer[0] != "claimed":
                 self._client.srem(keys.claims(worker), job_id)
         if answer[0] == "claimed":
@@ -87,6 +109,7 @@ class JobLedger:
                 request=json.loads(request),
                 meta=JobMeta.from_json(meta),
                 accepted_ms=int(accepted_ms),
+                epoch=lease.epoch if lease else 0,
             )
         detail = str(answer[1]) if len(answer) > 1 else ""
         result = json.loads(answer[2] or "{}") if len(answer) > 2 else {}
@@ -140,7 +163,7 @@ class JobLedger:
             if answer[0] != "ok":
                 return None
             pipe = self._client.pipeline(transaction=False)
-            pipe.zrem(keys.open_jobs(meta.queue), job_id)
+            self._close(pipe, meta.queue, job_id)
             pipe.srem(keys.claims(worker), job_id)
             pipe.execute()
         return int(answer[1])
@@ -181,8 +204,7 @@ class JobLedger:
     def now_ms(self) -> int:
         """Return Redis's time in ms."""
         with unavailable_is_clear(self._url):
-            now_s, micros = self._client.time()
-        return int(now_s) * 1000 + int(micros) // 1000
+            return server_time_ms(self._client)
 
     def rung(self, queue: str, job_ids: Iterable[str]) -> None:
         """Note that these jobs were rung again just now."""
@@ -192,9 +214,18 @@ class JobLedger:
                 self._client.zadd(keys.open_jobs(queue), scores, xx=True)
 
     def close(self, queue: str, job_id: str) -> None:
-        """Strike an ended or unknown job off the index of open ones."""
+        """Strike a job off the index of open ones, if it has ended or is unknown."""
         with unavailable_is_clear(self._url):
-            self._client.zrem(keys.open_jobs(queue), job_id)
+            pipe = self._client.pipeline(transaction=False)
+            self._close(pipe, queue, job_id)
+            pipe.execute()
+
+    def _close(self, pipe: RedisClient, queue: str, job_id: str) -> None:
+        index = keys.open_jobs(queue)
+        if is_cluster(self._url):  # the two are not on one node
+            pipe.zrem(index, job_id)
+        else:
+            self._scripts.run("close", [keys.job(job_id), index], [job_id], client=pipe)
 
     def unheard(self, queue: str, *, grace_s: float, limit: int) -> list[str]:
         """Return open jobs whose ring must have been heard by now.
@@ -202,18 +233,21 @@ class JobLedger:
         A queue is first in, first out: what was rung earlier than the message that is next to be
         taken has left the queue. Each message carries when it was rung (``rung_ms``).
         """
+        until_ms: float = self.now_ms()  # before the look at the queue
+        with unavailable_is_clear(self._broker_url):
+            next_message = shared_client(self._broker_url).lindex(queue, -1)
+        if next_message:
+            until_ms = min(until_ms, _rung_ms(next_message))
         with unavailable_is_clear(self._url):
-            pipe = self._client.pipeline(transaction=False)
-            pipe.time()
-            pipe.lindex(queue, -1)
-            (now_s, micros), next_message = pipe.execute()
-            until_ms = now_s * 1000 + micros // 1000
-            if next_message:
-                until_ms = min(until_ms, _rung_ms(next_message))
             found: list[str] = self._client.zrangebyscore(
                 keys.open_jobs(queue), "-inf", until_ms - grace_s * 1000, start=0, num=limit
             )
         return found
+
+
+def _index(jobs: Sequence[_NewJob], heard_ms: int, pipe: RedisClient) -> None:
+    for job_id, _, meta in jobs:
+        pipe.zadd(keys.open_jobs(meta.queue), {job_id: heard_ms}, nx=True)
 
 
 def _rung_ms(message: str) -> float:

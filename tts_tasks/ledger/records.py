@@ -40,6 +40,7 @@ class Claim:
     request: dict[str, Any]
     meta: JobMeta
     accepted_ms: int
+    epoch: int = 0  #: of the lease it was granted under; 0 for a line of a batch
 
 
 class Refusal(StrEnum):

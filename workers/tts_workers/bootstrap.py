@@ -29,9 +29,11 @@ from tts_tasks.routing import route_of
 from tts_tasks.settings import get_settings
 from tts_workers import link
 from tts_workers.agent import Agent, Role
+from tts_workers.connection import ChildExits, HeldMessages
 from tts_workers.engines import engine_names, runs_on_cpu_only
 from tts_workers.gpu import Device, NvidiaSmiInventory, choose_device, pin
 from tts_workers.gpu_locks import GpuLocks
+from tts_workers.notices import Notices
 from tts_workers.recovery import Recovery, unacked_keys
 
 if TYPE_CHECKING:
@@ -97,9 +99,8 @@ class Queues:
         consumer = self._consumer
         if consumer.task_consumer is None:
             return
-        serving = [
-            q for q in (self._online, self._batch) if consumer.task_consumer.consuming_from(q)
-        ]
+        # A consumer that has just connected anew has the queues of before, and serves none yet.
+        serving = [queue.name for queue in consumer.task_consumer.queues]
         if serving == self._wanted:
             return
         # The order of adding is the order of service, so what stays is added anew, behind.
@@ -173,7 +174,7 @@ class AgentStep(bootsteps.StartStopStep):
         rescue = Recovery(
             parent.app,
             settings,
-            ledger=JobLedger(settings.redis_url),
+            ledger=JobLedger(settings.redis_url, broker_url=settings.celery_url),
             coordinator=coordinator,
             events=events,
         )
@@ -184,7 +185,13 @@ class AgentStep(bootsteps.StartStopStep):
             parent.tts_queues.serve(role)
 
         return Agent(
-            settings, record, coordinator=coordinator, rescue=rescue, events=events, on_role=on_role
+            settings,
+            record,
+            coordinator=coordinator,
+            rescue=rescue,
+            events=events,
+            on_role=on_role,
+            notices=Notices.of(settings, worker=worker_id, events=events),
         )
 
     def start(self, parent: Worker) -> None:
@@ -248,4 +255,4 @@ def active_queues(state: Any) -> list[dict[str, Any]]:
 
 
 app.steps["worker"].add(AgentStep)
-app.steps["consumer"].add(QueuesStep)
+app.steps["consumer"].update((HeldMessages, QueuesStep, ChildExits))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 
 from celery import signals
 
@@ -12,6 +14,7 @@ from tts_workers.engine_host import EngineHost
 from tts_workers.job_runner import JobRunner
 from tts_workers.leadership import BelievedLease
 from tts_workers.link import ENVIRONMENT_VARIABLE, ChildLink
+from tts_workers.pace import Pace
 
 
 def start_child() -> None:
@@ -19,12 +22,30 @@ def start_child() -> None:
     settings = get_settings()
     lease = BelievedLease()
     link = ChildLink(os.environ[ENVIRONMENT_VARIABLE], lease.parent_said)
+    pace = Pace(
+        lambda budget_s: link.say({"event": "budget", "budget_s": budget_s}),
+        floor_s=settings.silence_s,
+        factor=settings.progress_factor,
+        unknown_s=settings.first_step_s,
+    )
     host = EngineHost(
         settings.engine,
         os.environ["TTS_WORKER_DEVICE"],
         link,
+        pace=pace,
         storage_url=settings.storage_url,
+        lane_key=settings.lane_key,
     )
     install_runner(JobRunner(host, lease, link, settings, os.environ["TTS_WORKER_ID"]))
+    threading.Thread(
+        target=_pulse, args=(link, settings.heartbeat_s / 2), name="pulse", daemon=True
+    ).start()
     host.start()  # last: it says that this process is ready
     signals.worker_process_shutdown.connect(lambda **_: host.close(), weak=False)
+
+
+def _pulse(link: ChildLink, every_s: float) -> None:
+    """Tell the parent that this process runs; see `ChildWatch`."""
+    while True:
+        link.say({"event": "pulse"})
+        time.sleep(every_s)

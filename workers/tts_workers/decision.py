@@ -38,10 +38,11 @@ class View:
     draining: bool
     leadership: Leadership | None
     lease: Lease | None  #: what the store holds for my lane
-    store_reachable: bool  #: False: ``lease`` and ``silences`` are old news
+    successor: str = ""  #: who alone may lead next, if that is ordered
+    store_reachable: bool = True  #: False: ``lease`` and ``silences`` are old news
     silences: Mapping[str, Silence] = field(default_factory=dict)  #: by worker
     silence_limit_s: float = 3.0
-    presence_grace_s: float = 0.5
+    presence_grace_s: float = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def _about_the_lane(
 ) -> list[Action]:
     if leads is not None:
         return _as_primary(view, leads, now_s)
-    candidate = view.ready and not view.draining
+    candidate = view.ready and not view.draining and view.successor in ("", view.me)
     if view.lease is None:
         return [Acquire()] if candidate else []
     if view.lease.holder == view.me:
@@ -130,5 +131,8 @@ def _as_primary(view: View, leads: Leadership, now_s: float) -> list[Action]:
         return [Demote(leads.lease, "the lease is gone or somebody else's")]
     if view.draining or not view.ready:
         why = "draining" if view.draining else "the engine is not ready"
+        return [Demote(leads.lease, why), Remove(leads.lease, why)]
+    if view.successor not in ("", view.me):
+        why = f"switchover to {view.successor}"
         return [Demote(leads.lease, why), Remove(leads.lease, why)]
     return [Renew(leads.lease)] if now_s >= leads.renew_at_s else []

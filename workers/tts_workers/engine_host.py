@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from tts_tasks.errors import EngineError, EngineLoadError, TTSError
 from tts_tasks.storage import open_storage
+from tts_tasks.storage.epochs import EpochMarks
 from tts_workers.engines import load_engine
 from tts_workers.engines.base import Engine, SpeakOptions, VoiceReference
 
 if TYPE_CHECKING:
     from tts_tasks.storage import Storage
     from tts_workers.link import ChildLink
+    from tts_workers.pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class LoadedEngine:
     fingerprint: str
     capabilities: dict[str, Any]
     storage: Storage  #: where what it speaks will go: a worker without one is not ready either
+    epochs: EpochMarks  #: up to where the storage says that the lane's epochs are used
 
     @property
     def name(self) -> str:
@@ -48,9 +51,20 @@ class LoadedEngine:
 class EngineHost:
     """Owns the one engine of this process."""
 
-    def __init__(self, engine_name: str, device: str, link: ChildLink, *, storage_url: str) -> None:
+    def __init__(
+        self,
+        engine_name: str,
+        device: str,
+        link: ChildLink,
+        *,
+        pace: Pace,
+        storage_url: str,
+        lane_key: str,
+    ) -> None:
         self._engine_name = engine_name
+        self.pace = pace
         self._storage_url = storage_url
+        self._lane_key = lane_key
         self._device = device
         self._link = link
         self._loaded: LoadedEngine | None = None
@@ -97,14 +111,17 @@ class EngineHost:
         """Load and probe. Rule 7: ready means it has spoken."""
         storage = open_storage(self._storage_url)
         storage.sweep(_ABANDONED_S)
+        epochs = EpochMarks(storage, self._lane_key)
         engine = load_engine(self._engine_name)
         try:
             engine.load(self._device)
-            voice = engine.encode_voice(VoiceReference())
+            with self.pace.step("voice", 1):
+                voice = engine.encode_voice(VoiceReference())
             state = None
             samples = 0
             for segment in engine.split(PROBE_TEXT):
-                spoken = engine.speak(segment, voice, state, SpeakOptions())
+                with self.pace.step("speak", len(segment.text)):
+                    spoken = engine.speak(segment, voice, state, SpeakOptions())
                 state, samples = spoken.state, samples + len(spoken.samples)
         except EngineError:
             engine.close()
@@ -118,4 +135,4 @@ class EngineHost:
             raise EngineLoadError("the probe made no sound")
         capabilities = engine.capabilities()
         described = asdict(capabilities) | {"features": sorted(capabilities.features)}
-        return LoadedEngine(engine, engine.fingerprint(), described, storage)
+        return LoadedEngine(engine, engine.fingerprint(), described, storage, epochs)

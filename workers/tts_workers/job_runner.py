@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 0.5
 _NEWS_OF_LEADERSHIP_S = 0.5
 #: How long a message waits for an engine that is loading again before it goes to somebody else.
 _ENGINE_RETURNS_S = 1.0
@@ -107,12 +107,18 @@ class JobRunner:
             raise Reject("the engine of this worker is not ready", requeue=True) from None
         self._link.say({"event": "job", "job": job_id})  # before the claim: see `reconcile`
         try:
-            answer = self._claim(job_id, str(task.request.id), given)
+            answer = self._claim(job_id, str(task.request.id), given, loaded)
             if isinstance(answer, ClaimRefused):
                 return self._refused(job_id, answer)
             return self._work(answer, loaded)
-        except StaleAttemptError:
-            self._events.emit("job.stale_refused", job=job_id, worker=self._worker_id)
+        except StorageError as error:
+            # not even the epoch can be marked; the job is not claimed, and somebody else may have
+            # a storage that takes it
+            logger.warning("%s is not claimed: %s", job_id, error)
+            time.sleep(_ENGINE_RETURNS_S)
+            raise Reject(str(error), requeue=True) from None
+        except StaleAttemptError as error:
+            logger.warning("%s", error)
             raise Ignore from None
         finally:
             self._link.say({"event": "job", "job": ""})
@@ -120,16 +126,19 @@ class JobRunner:
     # -- claim ------------------------------------------------------------------------------
 
     def _claim(
-        self, job_id: str, task_id: str, given: dict[str, Any] | None
+        self, job_id: str, task_id: str, given: dict[str, Any] | None, loaded: LoadedEngine
     ) -> Claim | ClaimRefused:
         on_lane = keys.split_job_id(job_id)[0] == self._lane_key
         nonce = secrets.token_hex(8)
 
         def claim() -> Claim | ClaimRefused:
+            lease = self._lease.get(_NEWS_OF_LEADERSHIP_S) if on_lane else None
+            if lease is not None:
+                loaded.epochs.cover(lease.epoch)  # before anything can be done under it
             return self._ledger.claim(
                 job_id,
                 self._worker_id,
-                self._lease.get(_NEWS_OF_LEADERSHIP_S) if on_lane else None,
+                lease,
                 max_strikes=self._settings.max_attempts,
                 nonce=nonce,
             )
@@ -214,17 +223,22 @@ class JobRunner:
             "attempt": claim.attempt,
             "worker": claim.worker,
         }
+        if claim.epoch:
+            details["epoch"] = claim.epoch
         published = self._insist(lambda: publish(storage, name, rendered.data, owner, details))
         return _record(claim, published)
 
     def _render(self, claim: Claim, request: SpeechRequest, loaded: LoadedEngine) -> _Rendered:
         engine = loaded.engine
-        voice = engine.encode_voice(_voice_of(request))
+        reference = _voice_of(request)
+        with self._host.pace.step("voice" if reference.prompt_audio is None else "reference", 1):
+            voice = engine.encode_voice(reference)
         options = SpeakOptions(seed=request.seed, speed=request.speed)
         segments = engine.split(request.text)
         state, parts = None, []
         for number, segment in enumerate(segments, start=1):
-            spoken = engine.speak(segment, voice, state, options)
+            with self._host.pace.step("speak", len(segment.text)):
+                spoken = engine.speak(segment, voice, state, options)
             state = spoken.state
             parts.append(spoken.samples)
             if len(segments) > 1:
@@ -239,7 +253,7 @@ class JobRunner:
 
     def _append(self, claim: Claim, done: int, segments: int) -> None:
         if not self._insist(lambda: self._ledger.append(claim, done, segments)):
-            raise StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
+            raise self._overtaken(claim)
 
     # -- endings ----------------------------------------------------------------------------
 
@@ -250,7 +264,7 @@ class JobRunner:
             )
         )
         if open_jobs is None:
-            raise StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
+            raise self._overtaken(claim)
         self._insist(lambda: self._endings.after_finish(claim.meta, open_jobs))
 
     def _fail(self, claim: Claim, code: str, reason: str) -> dict[str, Any]:
@@ -265,7 +279,7 @@ class JobRunner:
             lambda: self._ledger.release(claim.job_id, claim.worker, claim.attempt, strike=True)
         )
         if strikes is None:
-            raise StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
+            raise self._overtaken(claim)
         self._events.emit(
             "job.attempt_failed",
             job=claim.job_id,
@@ -279,6 +293,13 @@ class JobRunner:
         # the very message goes back, with the callbacks that hang on it
         raise Reject(reason, requeue=True)
 
+    def _overtaken(self, claim: Claim) -> StaleAttemptError:
+        """Say that the ledger has refused what this attempt wanted to do; returns what to raise."""
+        self._events.emit(
+            "job.stale_refused", job=claim.job_id, attempt=claim.attempt, worker=claim.worker
+        )
+        return StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
+
     def _insist(self, call: Callable[[], T]) -> T:
         """Call a store until it answers: an outage must not cost the work that is done."""
         give_up_s = time.monotonic() + self._settings.store_outage_s
@@ -289,7 +310,8 @@ class JobRunner:
             except UnavailableError as error:
                 if time.monotonic() + retry_s > give_up_s:
                     raise
-                logger.warning("%s; next try in %.1f s", error, retry_s)
+                if retry_s < _LAST_RETRY_S:  # a long outage need not fill the log
+                    logger.warning("%s; it is tried again", error)
                 time.sleep(retry_s)
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)
 

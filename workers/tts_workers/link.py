@@ -26,7 +26,7 @@ _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 class LinkListener(Protocol):
     """What the parent does with what it hears."""
 
-    def child_said(self, message: dict[str, Any]) -> None:
+    def child_said(self, pid: int, message: dict[str, Any]) -> None:
         """Take a message in."""
         ...
 
@@ -106,7 +106,7 @@ class ParentLink:
 
     def _read(self, pid: int, child: socket.socket) -> None:
         for message in _messages(child):
-            self._listener.child_said(message)
+            self._listener.child_said(pid, message)
         with self._mutex:
             self._children.pop(pid, None)
         child.close()

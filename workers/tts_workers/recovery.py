@@ -18,10 +18,12 @@ from kombu.exceptions import OperationalError
 
 from tts_tasks.doorbell import ring
 from tts_tasks.errors import UnavailableError
+from tts_tasks.storage import open_storage
+from tts_tasks.storage.epochs import EpochMarks
 from tts_workers.endings import Endings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from celery import Celery
 
@@ -73,7 +75,9 @@ class Recovery:
         released = self._release_claims(worker_id)
         restored = self._restore_messages(worker_id)
         self._ring(record for record in released if _task_id(record) not in restored)
-        self._coordinator.forget(worker_id)
+        was_registered = self._coordinator.forget(worker_id)
+        if not (was_registered or released or restored):
+            return  # somebody else has done it
         self._events.emit(
             "worker.dead",
             worker=worker_id,
@@ -83,9 +87,15 @@ class Recovery:
         )
 
     def give_back_claims(self, worker_id: str) -> list[str]:
-        """Release the jobs that a worker's dead child had claimed, and ring for them."""
+        """Release the jobs that a worker's dead child had claimed, and have them redone.
+
+        Their messages go to the head of the queue: who has waited longest is served first. Celery
+        would put them at its end; it is slower to notice, and then finds nothing left to do.
+        """
         released = self._release_claims(worker_id)
-        self._ring(released)
+        task_ids = {_task_id(record) for record in released}
+        restored = self._restore_messages(worker_id, only=task_ids) if released else set()
+        self._ring(record for record in released if _task_id(record) not in restored)
         return [record.id for record in released]
 
     def _release_claims(self, worker_id: str) -> list[JobRecord]:
@@ -100,20 +110,25 @@ class Recovery:
             released.append(record)
         return released
 
-    def reconcile(self, queue: str, working_on: Mapping[str, str]) -> int:
+    def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
         """Ring again for open jobs that nobody has heard of or works on; returns how many.
 
         ``working_on``: the living workers, and what each says it works on. A job that a living
         worker claimed a while ago and does not work on has fallen through its hands.
+        ``at_once``: somebody has just died, so a message that is on nobody's list may be lost, and
+        is not waited for.
         """
         grace_s = self._settings.lost_message_grace_s
-        unheard = self._ledger.unheard(queue, grace_s=grace_s, limit=_RECONCILE_LIMIT)
+        unheard = self._ledger.unheard(
+            queue, grace_s=0 if at_once else grace_s, limit=_RECONCILE_LIMIT
+        )
         fresh_ms = self._ledger.now_ms() - grace_s * 1000
         lost: list[JobRecord] = []
         in_good_hands: list[str] = []
         for job_id, record in zip(unheard, self._ledger.get_many(unheard), strict=True):
             if record is None or record.ended:
-                self._ledger.close(queue, job_id)
+                if not at_once:  # else it may be about to be accepted
+                    self._ledger.close(queue, job_id)
             elif record.state == "accepted":
                 lost.append(record)
             elif working_on.get(record.worker) == job_id or record.claimed_ms > fresh_ms:
@@ -130,6 +145,11 @@ class Recovery:
         """Write the report of batches whose last worker died before it could."""
         self._endings.report_complete_batches()
 
+    def highest_epoch(self) -> int:
+        """Return up to where the storage says that the lane's epochs are used."""
+        storage = open_storage(self._settings.storage_url)
+        return EpochMarks(storage, self._settings.lane_key).floor()
+
     def _ring(self, records: Iterable[JobRecord]) -> None:
         by_queue: dict[tuple[str, bool], list[JobRecord]] = defaultdict(list)
         for record in records:
@@ -140,10 +160,11 @@ class Recovery:
             now_ms = self._ledger.now_ms()
             ring(self._app, queue, task_ids, rung_ms=now_ms, wants_result=online)
 
-    def _restore_messages(self, worker_id: str) -> set[str]:
+    def _restore_messages(self, worker_id: str, *, only: Collection[str] = ()) -> set[str]:
         """Put messages that a worker had taken back to the head of their queues.
 
-        Returns the task ids of those that were put back.
+        ``only``: the task ids that it is about; none: all, of a worker that is no more. Returns
+        the task ids of those that were put back.
         """
         options = dict(self._app.conf.broker_transport_options or {}) | unacked_keys(worker_id)
         restored: set[str] = set()
@@ -156,10 +177,13 @@ class Recovery:
             ):
                 held: dict[Any, Any] = client.hgetall(channel.unacked_key)
                 # newest first: each goes to the very head, so the oldest ends up in front
-                for tag in reversed(list(held)):
-                    channel.qos.restore_by_tag(_text(tag), client=client)
-                    restored.add(_task_id_of_message(held[tag]))
-                client.delete(channel.unacked_index_key)
+                for tag, entry in reversed(held.items()):
+                    task_id = _task_id_of_message(entry)
+                    if not only or task_id in only:
+                        channel.qos.restore_by_tag(_text(tag), client=client)
+                        restored.add(task_id)
+                if not only:
+                    client.delete(channel.unacked_index_key)
         except (redis.RedisError, OperationalError, OSError) as error:
             raise UnavailableError(
                 f"messages of {worker_id} not given back yet: {error}"

@@ -34,10 +34,14 @@ class Watchdog:
 
     ``max_step_s``: the most that one interval between two readings may add. An observer that was
     itself suspended, or cut off from the store, must not hold its own absence against the others.
+    ``reconnection_s``: for so long after such a gap no absence counts. The store may have been
+    away and have closed every connection; the living need a moment to register anew.
     """
 
-    def __init__(self, *, max_step_s: float) -> None:
+    def __init__(self, *, max_step_s: float, reconnection_s: float) -> None:
         self._max_step_s = max_step_s
+        self._reconnection_s = reconnection_s
+        self._lenient_until_s = float("-inf")
         self._last: dict[str, tuple[int | None, Silence]] = {}
         self._absent: set[str] = set()
         self._last_read_s: float | None = None
@@ -50,9 +54,10 @@ class Watchdog:
         absent: Collection[str] = (),
     ) -> dict[str, Silence]:
         """Take one reading in; return what has not been seen of each registered worker."""
-        step_s, gap = 0.0, False
+        step_s = 0.0
         if self._last_read_s is not None:
-            gap = now_s - self._last_read_s > self._max_step_s
+            if now_s - self._last_read_s > self._max_step_s:
+                self._lenient_until_s = now_s + self._reconnection_s
             step_s = min(now_s - self._last_read_s, self._max_step_s)
         self._last_read_s = now_s
         current: dict[str, tuple[int | None, Silence]] = {}
@@ -61,10 +66,9 @@ class Watchdog:
             last_beat, last = self._last.get(worker, (beat, Silence(-step_s, -step_s)))
             silent_s = last.silent_s + step_s if beat == last_beat else 0.0
             # A heartbeat after the connection was closed is a sign of life: it is reconnecting.
-            # A first absence counts from now on; so does one seen after a gap of our own, in
-            # which the store may have been away and have closed every connection.
+            # A first absence counts from now on.
             gone = worker in absent and beat == last_beat
-            counts = gone and worker in self._absent and not gap
+            counts = gone and worker in self._absent and now_s >= self._lenient_until_s
             current[worker] = (beat, Silence(silent_s, last.absent_s + step_s if counts else 0.0))
         self._last = current
         self._absent = set(absent)

@@ -196,6 +196,29 @@ class FakeCluster:
         self._called("cluster_status")
         return self.cluster
 
+    def switchover(
+        self,
+        lane: str | None = None,
+        *,
+        to: str | None = None,
+        reason: str,
+        timeout_s: float = 10.0,
+    ) -> dict[str, Any]:
+        given = {"lane": lane, "to": to, "reason": reason, "timeout_s": timeout_s}
+        self._called("switchover", given)
+        return {
+            "lane": lane or "default.0", "from": "tts@a/1", "to": "tts@b/1", "epoch": 8,
+            "took_s": 0.012,
+        }  # fmt: skip
+
+    def drain(self, worker: str, *, reason: str) -> dict[str, Any]:
+        self._called("drain", {"worker": worker, "reason": reason})
+        return {"worker": "tts@a/1", "draining": True, "reason": reason}
+
+    def undrain(self, worker: str) -> dict[str, Any]:
+        self._called("undrain", worker)
+        return {"worker": "tts@a/1", "draining": False, "reason": ""}
+
     def events(
         self, *, follow: bool = False, since_s: float | None = None
     ) -> Iterator[dict[str, Any]]:

@@ -119,10 +119,20 @@ def test_a_redis_url_of_another_scheme_is_refused_without_showing_it(ttsctl):
     assert "hunter2" not in result.output
 
 
+@pytest.mark.parametrize("url", ["sentinel://a:1,b:2/m/0", "cluster://a:1,b:2"])
+def test_a_redis_beyond_one_node_can_be_named(ttsctl, monkeypatch, url):
+    """The option takes what the variable takes."""
+    monkeypatch.setenv("TTS_REDIS_URL", "redis://h/0")
+    assert ttsctl("--redis-url", url, "status").exit_code == 0
+    assert os.environ["TTS_REDIS_URL"] == url
+
+
 @pytest.mark.parametrize(
     "message",
     [
         "cannot reach redis://:hunter2@h:6379/0",
+        "cannot reach sentinel://:hunter2/with/slash@a:1,b:2/m/0",
+        "cannot reach sentinel://a:1,b:2/m/0?sentinel_password=hunter2",
         "cannot reach rediss://user:hunter2/with/slash@h",
         "cannot reach redis://h:6379/0?password=hunter2&db=1",
         "cannot reach amqp://guest:hunter2@h//",

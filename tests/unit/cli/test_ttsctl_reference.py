@@ -52,6 +52,8 @@ def test_every_event_is_described():
         for path in (ROOT / folder).glob("*.py")
         if path.stem not in ELSEWHERE
     )
-    said = set(re.findall(r'"((?:batch|line|lines|job|jobs|store|workers)\.[a-z_]+)"', sources))
+    said = set(
+        re.findall(r'"((?:batch|line|lines|job|jobs|store|worker|workers)\.[a-z_]+)"', sources)
+    )
     assert {"batch.progress", "store.unreachable"} <= said
     assert {event for event in said if f"`{event}`" not in PAGE} == set()

@@ -8,6 +8,5 @@ if source then
 end
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'source', ARGV[1], 'sealed', '0', 'accepted', 0, 'rejected', 0,
-           'succeeded', 0, 'failed', 0,
            'created_ms', now[1] * 1000 + math.floor(now[2] / 1000), unpack(ARGV, 2))
 return {'new', '0'}

@@ -1,0 +1,1 @@
+"""How long a failover takes, measured side by side: ``python -m benchmarks.failover``."""

@@ -1,0 +1,40 @@
+/* The one online job: its ledger record, its artifact, and the children that work on it. */
+
+#define GONE 0                  /* no such record: not accepted yet, or forgotten */
+#define ACCEPTED 1
+#define RUNNING 2
+#define SUCCEEDED 3
+#define FAILED 4
+byte job_state, job_attempt;
+byte job_w;                     /* whose attempt it is */
+byte job_e;                     /* the epoch it was claimed under last */
+bool job_again;                 /* its nonce is that of the claim that the child `job_w` is at */
+
+#define NOBODY WORKERS
+#define OPEN (job_state == ACCEPTED || job_state == RUNNING)
+
+/* The storage: another store, which forgets nothing. */
+bool artifact;
+byte artifact_e;                /* the epoch its creator had claimed under */
+byte mark;                      /* EpochMarks: epochs up to here count as used */
+
+/* The child of each worker. */
+#define IDLE 0
+#define CLAIMING 1
+#define CHECKED 2               /* in a broken variant only */
+#define WORKING 3
+#define CREATING 4
+#define MARKING 5               /* in a broken variant only */
+#define FINISHING 6
+#define GIVING_UP 7
+byte at[WORKERS];
+byte attempt[WORKERS], claim_e[WORKERS];
+byte told[WORKERS];             /* BelievedLease: follows what the parent believes, late */
+bool ready[WORKERS];            /* its engine has spoken: it is a candidate */
+bool late_again;                /* the late claim has the nonce of the claim that its child is at */
+
+/* Read by the properties alone. */
+bool stale[WORKERS];            /* its attempt was overtaken, taken back, or forgotten */
+bool late_stale;                /* the same of the attempt that the late request is of */
+byte life[WORKERS], late_life;  /* losses of the store before the attempt was claimed */
+byte published_e[WORKERS];      /* epoch of the artifact that was there when it became ready */

@@ -1,0 +1,287 @@
+"""What a dead worker held is given back: once, to nobody's harm, through a real Redis and kombu."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kombu.transport.redis import QoS
+
+from tts_tasks import keys
+from tts_tasks.app import app
+from tts_tasks.coordination.base import WorkerRecord
+from tts_tasks.coordination.redis_store import RedisCoordinator
+from tts_tasks.doorbell import ring
+from tts_tasks.events import EventLog
+from tts_tasks.ledger import Claim, JobLedger, JobMeta
+from tts_tasks.redis_connection import connect
+from tts_tasks.requests import SpeechRequest
+from tts_tasks.settings import get_settings
+from tts_workers.recovery import Recovery, unacked_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+BATCH = "b1"
+QUEUE = "tts.batch.default"
+DEAD, OTHER = "dead@h/1", "other@h/2"
+
+
+class World:
+    """A ledger, a broker, and what workers did before they died."""
+
+    def __init__(self, broker: redis.Redis, broker_url: str, url: str) -> None:
+        self.broker = broker
+        self.redis = connect(url)
+        self.ledger = JobLedger(url, broker_url=broker_url)
+        self.coordinator = RedisCoordinator(url, timeout_s=2.0)
+        self.events = EventLog(self.redis)
+        self.recovery = Recovery(
+            app,
+            get_settings(),
+            ledger=self.ledger,
+            coordinator=self.coordinator,
+            events=self.events,
+        )
+        self.dead = ExitStack()
+
+    def accept(self, count: int = 1) -> list[str]:
+        jobs = [keys.batch_job_id(BATCH, line) for line in range(1, count + 1)]
+        self.ledger.accept(
+            [
+                (
+                    job,
+                    SpeechRequest(text="你好"),
+                    JobMeta(queue=QUEUE, name=f"{line}.wav", batch=BATCH, line=line),
+                )
+                for line, job in enumerate(jobs, start=1)
+            ]
+        )
+        return jobs
+
+    def ring(self, *jobs: str) -> None:
+        ring(app, QUEUE, jobs, rung_ms=self.ledger.now_ms(), wants_result=False)
+
+    def take_messages(self, worker: str, count: int) -> None:
+        """Take messages as a worker does that is killed before it has acknowledged them."""
+        options = dict(app.conf.broker_transport_options) | unacked_keys(worker)
+        template = self.dead.enter_context(app.connection_for_write())
+        connection = self.dead.enter_context(template.clone(transport_options=options))
+        channel = connection.channel()
+        channel.do_restore = False  # as after a SIGKILL
+        for _ in range(count):
+            assert channel.basic_get(QUEUE) is not None
+
+    def claim(self, job: str, worker: str) -> Claim:
+        answer = self.ledger.claim(job, worker, None, max_strikes=9, nonce=secrets.token_hex(4))
+        assert isinstance(answer, Claim), answer
+        return answer
+
+    def waiting(self) -> list[str]:
+        """Return whose messages wait, the next to be taken first."""
+        messages: Any = self.broker.lrange(QUEUE, 0, -1)
+        return [json.loads(message)["headers"]["id"] for message in reversed(messages)]
+
+    def grow_old(self, *jobs: str) -> None:
+        """Let a minute pass since these jobs were rung and claimed."""
+        for job in jobs:
+            self.redis.zincrby(keys.open_jobs(QUEUE), -60_000, job)
+            if self.redis.hget(keys.job(job), "claimed_ms"):
+                self.redis.hincrby(keys.job(job), "claimed_ms", -60_000)
+
+    def state(self, job: str) -> tuple[str, str]:
+        record = self.ledger.get(job)
+        assert record is not None
+        return record.state, record.worker
+
+    def seen(self, event: str) -> list[dict[str, Any]]:
+        return [one for one in self.events.read() if one["event"] == event]
+
+
+@pytest.fixture(params=["one Redis", "Redis Cluster"])
+def world(
+    request: pytest.FixtureRequest, redis_client: redis.Redis, redis_url: str
+) -> Iterator[World]:
+    """An empty cluster, on one Redis, and with its ledger in a Redis Cluster."""
+    url = redis_url
+    if request.param == "Redis Cluster":
+        url = request.getfixturevalue("redis_cluster").url
+    world = World(redis_client, redis_url, url)
+    yield world
+    world.dead.close()
+
+
+def test_a_dead_workers_job_is_given_back_and_rung(world: World) -> None:
+    """Its message was acknowledged or lost: the ledger knows of the job, so it is rung anew."""
+    (job,) = world.accept()
+    world.claim(job, DEAD)
+    record = WorkerRecord(id=DEAD, host="h", pid=1, pool="default", lane="0", beat=1)
+    world.coordinator.beat(record, 30)
+
+    world.recovery.recover(DEAD, silent_s=3.0)
+
+    assert world.state(job) == ("accepted", "")
+    assert world.waiting() == [job]
+    assert world.ledger.claims_of(DEAD) == []
+    assert world.coordinator.workers() == {}
+    assert [(e["worker"], e["jobs"]) for e in world.seen("worker.dead")] == [(DEAD, [job])]
+
+
+def test_messages_that_a_dead_worker_had_taken_come_back_to_the_head_in_order(
+    world: World,
+) -> None:
+    """What it took and did not claim is served next, as if it had never been taken."""
+    jobs = world.accept(4)
+    world.ring(*jobs)
+    world.take_messages(DEAD, 2)
+    assert world.waiting() == jobs[2:]
+
+    world.recovery.recover(DEAD, silent_s=3.0)
+
+    assert world.waiting() == jobs
+    assert not world.broker.exists(*unacked_keys(DEAD).values())
+
+
+def test_a_job_whose_message_comes_back_is_not_rung_beside_it(world: World) -> None:
+    """One job, one message."""
+    jobs = world.accept(2)
+    world.ring(jobs[0])
+    world.take_messages(DEAD, 1)
+    for job in jobs:
+        world.claim(job, DEAD)
+
+    world.recovery.recover(DEAD, silent_s=3.0)
+
+    assert sorted(world.waiting()) == jobs
+
+
+def test_a_job_is_free_before_its_message_comes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes the message at once must not be told that the dead worker has the job."""
+    (job,) = world.accept()
+    world.ring(job)
+    world.take_messages(DEAD, 1)
+    world.claim(job, DEAD)
+    seen = []
+    restore: Any = QoS.restore_by_tag
+
+    def look(*args: Any, **options: Any) -> Any:
+        seen.append(world.state(job))
+        return restore(*args, **options)
+
+    monkeypatch.setattr(QoS, "restore_by_tag", look)
+    world.recovery.recover(DEAD, silent_s=3.0)
+    assert seen == [("accepted", "")]
+    assert world.waiting() == [job]
+
+
+def test_recovery_takes_nothing_from_who_has_the_job_now(world: World) -> None:
+    """The dead worker had noted a claim that another one got."""
+    (job,) = world.accept()
+    claim = world.claim(job, OTHER)
+    world.redis.sadd(keys.claims(DEAD), job)
+
+    world.recovery.recover(DEAD, silent_s=3.0)
+
+    assert world.state(job) == ("running", OTHER)
+    assert world.waiting() == []
+    assert world.seen("job.recovered") == []
+    assert world.ledger.append(claim, 1, 2)
+
+
+def test_several_survivors_that_recover_at_once_do_it_once(world: World) -> None:
+    """Releases are fenced, messages move in transactions."""
+    jobs = world.accept(6)
+    world.ring(*jobs[:3])
+    world.take_messages(DEAD, 3)
+    for job in jobs[2:]:
+        world.claim(job, DEAD)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: world.recovery.recover(DEAD, silent_s=3.0), range(4)))
+
+    # one that found a job released and its message put back already may ring once more
+    assert set(world.waiting()) == set(jobs)
+    assert {world.state(job) for job in jobs} == {("accepted", "")}
+    assert len(world.seen("job.recovered")) == 4
+
+
+def test_a_dead_childs_job_is_given_back_with_a_strike(world: World) -> None:
+    """A text that kills its engines must not do so for ever."""
+    (job,) = world.accept()
+    world.claim(job, DEAD)
+    assert world.recovery.give_back_claims(DEAD) == [job]
+    assert world.waiting() == [job]
+    assert world.redis.hget(keys.job(job), "strikes") == "1"
+
+
+def test_a_dead_childs_message_comes_back_to_the_head_and_the_others_stay(world: World) -> None:
+    """Its worker lives on, and will come to what else it has taken."""
+    jobs = world.accept(3)
+    world.ring(*jobs)
+    world.take_messages(DEAD, 2)
+    world.claim(jobs[0], DEAD)
+    assert world.recovery.give_back_claims(DEAD) == jobs[:1]
+    assert world.waiting() == [jobs[0], jobs[2]]
+
+
+# -- what nobody has heard of -------------------------------------------------------------------
+
+
+def test_a_job_that_has_lost_its_message_is_rung_again(world: World) -> None:
+    """Accepted, unheard of, and no message waits: once rung, it is waited for again."""
+    (job,) = world.accept()
+    assert world.recovery.reconcile(QUEUE, {OTHER: ""}) == 0
+    world.grow_old(job)
+    assert world.recovery.reconcile(QUEUE, {OTHER: ""}) == 1
+    assert world.waiting() == [job]
+    assert world.recovery.reconcile(QUEUE, {OTHER: ""}) == 0
+
+
+def test_a_job_that_a_living_worker_has_in_hand_is_left_alone(world: World) -> None:
+    """However long it takes."""
+    (job,) = world.accept()
+    world.claim(job, OTHER)
+    world.grow_old(job)
+    assert world.recovery.reconcile(QUEUE, {OTHER: job}) == 0
+    assert world.state(job) == ("running", OTHER)
+    assert world.waiting() == []
+
+
+def test_a_job_that_was_just_claimed_is_left_alone(world: World) -> None:
+    """Its worker says with its next heartbeat that it works on it."""
+    (job,) = world.accept()
+    world.grow_old(job)
+    world.claim(job, OTHER)
+    assert world.recovery.reconcile(QUEUE, {OTHER: ""}) == 0
+    assert world.state(job) == ("running", OTHER)
+
+
+@pytest.mark.parametrize("working_on", [{OTHER: ""}, {OTHER: "b1:9"}, {"third@h/3": "b1:1"}])
+def test_a_job_that_fell_through_its_workers_hands_is_taken_back_and_rung(
+    world: World, working_on: dict[str, str]
+) -> None:
+    """Its worker works on nothing, on something else, or is not there any more."""
+    (job,) = world.accept()
+    world.claim(job, OTHER)
+    world.grow_old(job)
+    assert world.recovery.reconcile(QUEUE, working_on) == 1
+    assert world.state(job) == ("accepted", "")
+    assert world.waiting() == [job]
+
+
+def test_after_a_death_a_lost_message_is_not_waited_for(world: World) -> None:
+    """What was just accepted is rung; what was just claimed by the living is left alone."""
+    lost, held = world.accept(2)
+    world.claim(held, "alive")
+    assert world.recovery.reconcile(QUEUE, {"alive": ""}) == 0
+    assert world.recovery.reconcile(QUEUE, {"alive": ""}, at_once=True) == 1
+    assert world.waiting() == [lost]
+    assert world.state(held) == ("running", "alive")

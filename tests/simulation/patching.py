@@ -1,0 +1,70 @@
+"""Puts virtual time, virtual threads and the in-memory stores in the place of the real ones.
+
+The product's modules are run as they are; only names that they import are replaced, for as long
+as a run lasts.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from tests.simulation.virtual_threading import (
+    VirtualRandom,
+    VirtualSecrets,
+    VirtualThreading,
+    VirtualTime,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.simulation.world import World
+
+_MODULES = [
+    import_module(f"tts_workers.{name}")
+    for name in (
+        "agent",
+        "child",
+        "child_watch",
+        "chores",
+        "decision",
+        "endings",
+        "engine_host",
+        "job_runner",
+        "leadership",
+        "lease_keeper",
+        "observer",
+        "pace",
+        "recovery",
+        "watchdog",
+    )
+]
+
+
+@contextmanager
+def patched(world: World) -> Iterator[None]:
+    """Run the product's worker in this world."""
+    runtime = world.runtime
+    stand_ins: dict[str, Any] = {
+        "threading": VirtualThreading(runtime),
+        "time": VirtualTime(runtime),
+        "secrets": VirtualSecrets(runtime),
+        "SystemRandom": VirtualRandom(runtime),
+        "connect": lambda *_, **__: None,
+        "JobLedger": lambda *_, **__: world.ledger(),
+        "BatchBook": lambda *_, **__: world.batches(),
+        "EventLog": lambda *_, **__: world.events(),
+        "open_storage": lambda _: world.storage(),
+        "load_engine": lambda _: world.engine(),
+        "ring": world.ring,
+        "GLANCES_PER_TICK": world.glances_per_tick,
+    }
+    with ExitStack() as stack:
+        for module in _MODULES:
+            for name, stand_in in stand_ins.items():
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, stand_in))
+        yield

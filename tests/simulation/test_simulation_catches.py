@@ -1,0 +1,260 @@
+"""A checker that cannot fail is worthless: bugs put in on purpose, and what the simulation says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.simulation.run import run_seed
+from tts_tasks.coordination.base import EpochFloor
+from tts_tasks.storage import Published
+from tts_tasks.testing import MemoryBatches, MemoryCoordinator, MemoryLedger, MemoryStorage
+from tts_workers import agent, decision, job_runner
+from tts_workers.decision import Demote, Remove
+from tts_workers.lease_keeper import LeaseKeeper
+from tts_workers.recovery import Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tts_tasks.coordination import Lease
+
+#: Each bug shows in far fewer seeds than this.
+SEEDS = 400
+
+
+def replace_effect(
+    monkeypatch: pytest.MonkeyPatch, store: type, name: str, effect: Callable[..., Any]
+) -> None:
+    """Let the store do something else; the checker goes by the effect's name."""
+    effect.__name__ = name
+    monkeypatch.setattr(store, name, effect)
+
+
+def expect(
+    what: str,
+    *,
+    forgetful: bool = False,
+    tolerated: str = "-",
+    before_each: Callable[[], None] = lambda: None,
+) -> None:
+    """Run seed after seed until one shows the bug; it must be shown as what it is.
+
+    ``tolerated``: another consequence of the bug, which may come first.
+    """
+    for seed in range(1, SEEDS):
+        before_each()
+        violation = run_seed(seed, forgetful=forgetful).violation
+        if what in violation:
+            return
+        assert not violation or tolerated in violation, violation
+    pytest.fail(f"no run of {SEEDS} seeds was refused for it")
+
+
+def test_a_removal_that_does_not_compare_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain DEL takes the successor's lease away."""
+
+    def remove(self: MemoryCoordinator, lane_key: str, lease: Lease) -> bool:
+        return self.store.leases.pop(lane_key, None) is not None
+
+    replace_effect(monkeypatch, MemoryCoordinator, "_store_remove", remove)
+    expect("but had seen")
+
+
+def test_a_lane_that_is_taken_though_it_is_held_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SET without NX makes a second primary."""
+    original = MemoryCoordinator._store_acquire
+
+    def acquire(self: MemoryCoordinator, lane_key: str, *args: Any) -> Lease | None:
+        if args[0].startswith("w1"):
+            self.store.leases.pop(lane_key, None)
+        return original(self, lane_key, *args)
+
+    decide = decision.decide
+
+    def greedy(view: decision.View, now_s: float) -> list[decision.Action]:
+        actions = decide(view, now_s)
+        return actions or [decision.Acquire()] if view.ready and not view.leadership else actions
+
+    replace_effect(monkeypatch, MemoryCoordinator, "_store_acquire", acquire)
+    monkeypatch.setattr(agent, "decide", greedy)
+    expect("was granted while")
+
+
+def test_a_fence_of_numbers_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that lost its counter gives a number out twice; the pair it cannot."""
+    claim, acquire = MemoryLedger._store_claim, MemoryCoordinator._store_acquire
+
+    def claim_by_number(
+        self: MemoryLedger, job_id: str, worker: str, lease: Any, *args: Any
+    ) -> Any:
+        held = self.store.lease("default.0")
+        same = held is not None and lease is not None and held.epoch == lease.epoch
+        return claim(self, job_id, worker, held if same else lease, *args)
+
+    own_epochs: dict[str, int] = {}
+
+    def acquire_with_own_floor(
+        self: MemoryCoordinator, lane: str, holder: str, ttl_ms: int, _: EpochFloor
+    ) -> Any:
+        floor = EpochFloor(own_epochs.get(holder, 0), complete=True)
+        lease = acquire(self, lane, holder, ttl_ms, floor)
+        own_epochs[holder] = lease.epoch if lease else own_epochs.get(holder, 0)
+        return lease
+
+    replace_effect(monkeypatch, MemoryLedger, "_store_claim", claim_by_number)
+    replace_effect(monkeypatch, MemoryCoordinator, "_store_acquire", acquire_with_own_floor)
+    expect(
+        "got the online job",
+        forgetful=True,
+        tolerated="artifacts of epoch",
+        before_each=own_epochs.clear,
+    )
+
+
+def test_a_store_that_forgets_its_epochs_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the floor an epoch under which something was published is given out again."""
+    acquire = MemoryCoordinator._store_acquire
+
+    def without_floor(
+        self: MemoryCoordinator, lane: str, holder: str, ttl_ms: int, _: EpochFloor
+    ) -> Any:
+        return acquire(self, lane, holder, ttl_ms, EpochFloor(complete=True))
+
+    replace_effect(monkeypatch, MemoryCoordinator, "_store_acquire", without_floor)
+    expect("artifacts of epoch", forgetful=True, tolerated="was granted twice")
+
+
+def test_a_deadline_that_is_counted_from_the_reply_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pause between the effect and the reply lets the belief outlive the lease."""
+    lead = LeaseKeeper._lead
+
+    def from_the_reply(self: LeaseKeeper, lease: Lease, _: float) -> None:
+        lead(self, lease, self._clock())
+
+    monkeypatch.setattr(LeaseKeeper, "_lead", from_the_reply)
+    expect("longer than its renewal allows")
+
+
+def test_a_primary_that_never_stops_by_itself_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 6: without the store, leadership must end at the deadline."""
+    decide = decision.decide
+
+    def without_deadline(view: decision.View, now_s: float) -> list[decision.Action]:
+        if view.leadership is not None:
+            forever = replace(view.leadership, deadline_s=float("inf"))
+            view = replace(view, leadership=forever)
+        return decide(view, now_s)
+
+    monkeypatch.setattr(agent, "decide", without_deadline)
+    monkeypatch.setattr(LeaseKeeper, "demote_if_overdue", lambda _: None)
+    expect("past its deadline")
+
+
+def test_a_primary_that_gives_its_lease_away_first_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stop believing, then release: never the other way round."""
+    decide = decision.decide
+
+    def release_first(view: decision.View, now_s: float) -> list[decision.Action]:
+        actions = decide(view, now_s)
+        if [type(action) for action in actions[:2]] == [Demote, Remove]:
+            actions[:2] = actions[1::-1]
+        return actions
+
+    monkeypatch.setattr(agent, "decide", release_first)
+    expect("believes in it")
+
+
+def test_a_claim_without_a_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 1: online work is granted to the holder of the lease at that moment."""
+    original = MemoryLedger._store_claim
+
+    def claim(self: MemoryLedger, job_id: str, worker: str, _: Any, *args: Any) -> Any:
+        return original(self, job_id, worker, self.store.lease("default.0"), *args)
+
+    replace_effect(monkeypatch, MemoryLedger, "_store_claim", claim)
+    expect("got the online job", forgetful=True)
+
+
+def test_a_claim_of_what_another_works_on_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 2: of two workers with the same message one gets the job."""
+    original = MemoryLedger._store_claim
+
+    def claim(self: MemoryLedger, job_id: str, worker: str, *args: Any) -> Any:
+        job = self.store.job(job_id)
+        if job is not None and job["state"] == "running":
+            job.update(state="accepted")
+        return original(self, job_id, worker, *args)
+
+    replace_effect(monkeypatch, MemoryLedger, "_store_claim", claim)
+    expect("works on")
+
+
+def test_an_end_by_an_old_attempt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 3: only the newest attempt appends and finishes."""
+
+    def is_newest(job: dict[str, Any], attempt: int, worker: str) -> bool:
+        return bool(job["state"] == "running")
+
+    monkeypatch.setattr(MemoryLedger, "_is_newest", staticmethod(is_newest))
+    expect("stale progress")
+
+
+def test_an_artifact_that_is_overwritten_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 4: created if absent, never replaced."""
+
+    def create(self: MemoryStorage, name: str, data: bytes) -> bool:
+        self.objects[name] = data
+        return True
+
+    replace_effect(monkeypatch, MemoryStorage, "_store_create", create)
+    expect("was published twice")
+
+
+def test_a_job_that_ends_before_its_artifact_is_there_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Publish, then finish: a death in between must not leave a success without its sound."""
+
+    def publish(storage: Any, name: str, data: bytes, owner: Any, details: Any) -> Published:
+        return Published(name, "memory:", "0" * 64, len(data), False, details)
+
+    monkeypatch.setattr(job_runner, "publish", publish)
+    expect("without its artifact")
+
+
+def test_a_message_that_nobody_rings_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 2: what is accepted is spoken, whatever becomes of its message."""
+    monkeypatch.setattr(Recovery, "reconcile", lambda *_: 0)
+    expect("lost: ")
+
+
+def test_a_dead_worker_whose_work_is_never_given_back_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With neither recovery nor reconciler a job stays with the dead."""
+    monkeypatch.setattr(Recovery, "_release_claims", lambda *_: [])
+    monkeypatch.setattr(MemoryLedger, "unheard", lambda *_, **__: [])
+    expect("lost: ")
+
+
+def test_a_batch_that_is_counted_from_zero_when_it_is_opened_again_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What ended between a loss of data and the resubmission must count."""
+    original = MemoryBatches._store_open
+
+    def reopen(self: MemoryBatches, batch_id: str, *args: Any) -> bool:
+        batch = self.store.batch(batch_id)
+        if batch["source"] is None:
+            batch.update(succeeded=0, failed=0)
+        return original(self, batch_id, *args)
+
+    monkeypatch.setattr(MemoryBatches, "_store_open", reopen)
+    expect("lost: report of b1", forgetful=True)

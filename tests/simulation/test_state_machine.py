@@ -1,0 +1,384 @@
+"""Hypothesis plays the world: agents that tick when told to, over stores that lose replies.
+
+No scheduler and no time but what a rule lets pass; so that a failure shrinks to a few steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tts_tasks.coordination.base import Lease, WorkerRecord
+from tts_tasks.errors import UnavailableError
+from tts_tasks.ledger import Claim, JobMeta
+from tts_tasks.requests import SpeechRequest
+from tts_tasks.settings import Settings
+from tts_tasks.storage import Ownership, publish
+from tts_tasks.testing import (
+    FakeClock,
+    MemoryCoordinator,
+    MemoryLedger,
+    MemoryStorage,
+    MemoryStore,
+)
+from tts_workers import agent
+from tts_workers.agent import Agent
+from tts_workers.decision import decide
+from tts_workers.lease_keeper import LeaseKeeper
+
+LANE = "default.0"
+QUEUE = "tts.online.default.0"
+READY = {"event": "ready", "engine": "e", "fingerprint": "f", "capabilities": {}}
+WORKERS = st.integers(0, 2)
+
+
+def job_id_of(number: int) -> str:
+    """Return the id of a job: each second one is of the lane."""
+    return f"{LANE}:{number}" if number % 2 else f"b1:{number}"
+
+
+class NoEvents:
+    """Takes every event, keeps none."""
+
+    def emit(self, event: str, **_: Any) -> None:
+        """Take an event."""
+
+    note = emit
+
+    def flush(self) -> None:
+        """Write nothing."""
+
+
+class Rescue:
+    """Gives back what the dead held; messages are no part of this."""
+
+    def __init__(self, coordinator: MemoryCoordinator, ledger: MemoryLedger) -> None:
+        self._coordinator, self._ledger = coordinator, ledger
+
+    def recover(self, worker_id: str, *, silent_s: float) -> None:
+        self.give_back_claims(worker_id)
+        self._coordinator.forget(worker_id)
+
+    def give_back_claims(self, worker_id: str) -> list[str]:
+        held = self._ledger.claims_of(worker_id)
+        return [j for j in held if self._ledger.release(j, worker_id, None, strike=False)]
+
+    def reconcile(self, queue: str, working_on: Any, *, at_once: bool = False) -> int:
+        return 0
+
+    def highest_epoch(self) -> int:
+        """Nothing is published under an epoch here."""
+        return 0
+
+    def complete_batches(self) -> None:
+        """There are none."""
+
+
+class Wire:
+    """Loses the next request or the next reply when told to."""
+
+    def __init__(self) -> None:
+        self.fate = ""
+        self.after = 0
+
+    def __call__(self, effect: Any, *args: Any, **kwargs: Any) -> Any:
+        self.after -= 1
+        fate = self.fate if self.after < 0 else ""
+        if fate:
+            self.fate = ""
+        if fate == "request":
+            raise UnavailableError("lost")
+        answer = effect(*args, **kwargs)
+        if fate == "reply":
+            raise UnavailableError("lost")
+        return answer
+
+
+class Node:
+    """One worker: its agent, and the claims that its child holds."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.wire = Wire()
+        self.coordinator = MemoryCoordinator(store=world.store, wire=self.wire)
+        self.ledger = MemoryLedger(world.store, wire=self.wire)
+        self.claims: list[Claim] = []
+        self.paused = False
+        self.id = name
+        self.agent = Agent(
+            Settings(redis_url="redis://nowhere"),
+            WorkerRecord(id=name, host="h", pid=1, pool="default", lane="0", beat=0),
+            coordinator=self.coordinator,
+            rescue=Rescue(self.coordinator, self.ledger),
+            events=NoEvents(),  # type: ignore[arg-type]
+            on_role=lambda _: None,
+            clock=world.clock,
+        )
+        self.agent.child_said(1, READY)
+
+
+class World(RuleBasedStateMachine):
+    """Three workers, one store, one storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.store_clock = FakeClock()
+        self.store = MemoryStore(self.store_clock)
+        self.objects: dict[str, bytes] = {}
+        self.sound = itertools.count()
+        self.number = itertools.count()
+        self.jobs = 0
+        self.shown: dict[str, bytes] = {}
+        self.pairs: dict[str, str] = {}
+        self.ended: dict[str, tuple[str, str]] = {}
+        self.attempts: dict[str, int] = {}
+        self.excused = False
+
+    @initialize()
+    def start(self) -> None:
+        self.nodes = [self._new(slot) for slot in range(3)]
+
+    def _new(self, slot: int) -> Node:
+        return Node(self, f"w{slot}/{next(self.number)}")
+
+    def _accept(self) -> str:
+        """Accept one more job: each second one is online, the others are anybody's."""
+        number, self.jobs = self.jobs, self.jobs + 1
+        self._accept_again(number)
+        return job_id_of(number)
+
+    def _accept_again(self, number: int) -> None:
+        lane_key = LANE if number % 2 else ""
+        meta = JobMeta(queue=QUEUE, name=f"{number}.wav", lane_key=lane_key)
+        MemoryLedger(self.store).accept([(job_id_of(number), SpeechRequest(text="a"), meta)])
+
+    # -- rules ----------------------------------------------------------------------------------
+
+    @rule(slot=WORKERS)
+    def tick(self, slot: int) -> None:
+        node = self.nodes[slot]
+        if not node.paused:
+            try:
+                node.agent.tick()
+                node.agent.do_chores()
+            except UnavailableError:
+                return
+
+    @rule(slots=st.lists(WORKERS, min_size=4, max_size=24))
+    def go_on(self, slots: list[int]) -> None:
+        """Let time pass in quarters of a heartbeat, and workers tick."""
+        for slot in slots:
+            self.advance(0.25)
+            self.tick(slot)
+
+    @rule(seconds=st.sampled_from([0.05, 0.25, 1.0, 2.0, 3.5]))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.store_clock.advance(seconds)
+        for node in self.nodes:
+            if not node.paused:
+                node.agent.end_what_is_overdue()  # the guard's thread, which is never late
+
+    @rule(slot=WORKERS)
+    def pause(self, slot: int) -> None:
+        self.nodes[slot].paused = True
+
+    @rule(slot=WORKERS)
+    def resume(self, slot: int) -> None:
+        self.nodes[slot].paused = False
+        self.nodes[slot].agent.end_what_is_overdue()
+
+    @rule(slot=WORKERS)
+    def kill_and_restart(self, slot: int) -> None:
+        self.nodes[slot] = self._new(slot)
+
+    @rule(slot=WORKERS)
+    def the_child_dies(self, slot: int) -> None:
+        node = self.nodes[slot]
+        node.agent.child_lost(1)
+        node.agent.child_said(2, READY)
+        node.agent.child_lost(2)
+        node.agent.child_said(1, READY)
+
+    @rule(slot=WORKERS, fate=st.sampled_from(["request", "reply"]), after=st.integers(0, 6))
+    def lose(self, slot: int, fate: str, after: int) -> None:
+        wire = self.nodes[slot].wire
+        wire.fate, wire.after = fate, after
+
+    @rule()
+    def the_store_loses_everything(self) -> None:
+        self.store.lose_data()
+        self.attempts.clear()
+        self.ended.clear()
+        self.excused = True
+        for number in range(self.jobs):
+            self._accept_again(number)
+
+    @rule(seconds=st.sampled_from([-5.0, 2.0, 70.0]))
+    def the_stores_clock_jumps(self, seconds: float) -> None:
+        self.store_clock.advance(seconds)
+        self.excused = True
+
+    @rule(slot=WORKERS, which=st.integers(0, 3))
+    def claim(self, slot: int, which: int) -> None:
+        """The child takes a job under the lease that its parent told it, true or not."""
+        node = self.nodes[slot]
+        job_id = self._accept() if self.jobs < 4 else job_id_of(which)
+        leads = node.agent.leadership
+        believed = leads.lease if leads else Lease(1, node.id)
+        before = self.store.lease(LANE)
+        nonce = str(next(self.sound))
+        try:
+            answer = node.ledger.claim(job_id, node.id, believed, max_strikes=1000, nonce=nonce)
+        except UnavailableError:
+            return
+        if isinstance(answer, Claim):
+            assert not answer.meta.lane_key or (before is not None and before.holder == node.id)
+            assert answer.attempt > self.attempts.get(job_id, 0)
+            self.attempts[job_id] = answer.attempt
+            node.claims.append(answer)
+
+    @precondition(lambda self: any(node.claims for node in self.nodes))
+    @rule(slot=WORKERS, which=st.integers(0, 5), segments=st.integers(0, 2))
+    def finish(self, slot: int, which: int, segments: int) -> None:
+        """The child publishes and ends a job, newest attempt or not."""
+        node = self.nodes[slot]
+        if not node.claims:
+            return
+        claim = node.claims[which % len(node.claims)]
+        storage = MemoryStorage(self.objects, wire=node.wire)
+        sound = str(next(self.sound)).encode()
+        owner = Ownership(job=claim.job_id, sound="s")
+        who = (claim.worker, str(claim.attempt))
+        newest = False
+        try:
+            for done in range(1, segments + 1):
+                node.ledger.append(claim, done, segments)
+            published = publish(storage, claim.meta.name, sound, owner, {"n": 1})
+            newest = self._is_newest(claim)
+            result = {"sha256": published.sha256}
+            ended = node.ledger.finish(claim, "succeeded", result, retention_s=60)
+        except UnavailableError:
+            if newest and not self._is_newest(claim):
+                self.ended[claim.job_id] = who  # only the reply was lost
+            return
+        if ended is not None:
+            assert newest or self.ended.get(claim.job_id) == who
+            self.ended[claim.job_id] = who
+
+    def _is_newest(self, claim: Claim) -> bool:
+        """Look the job up without asking the code that is tested."""
+        job = self.store.jobs.get(claim.job_id, {"state": "", "attempt": 0, "worker": ""})
+        found = (job["state"], job["attempt"], job["worker"])
+        return found == ("running", claim.attempt, claim.worker)
+
+    @rule(slot=WORKERS)
+    def is_taken_for_dead(self, slot: int) -> None:
+        """Somebody gives its jobs back, though it lives."""
+        ledger = MemoryLedger(self.store)
+        Rescue(MemoryCoordinator(store=self.store), ledger).give_back_claims(self.nodes[slot].id)
+
+    # -- invariants -----------------------------------------------------------------------------
+
+    @invariant()
+    def one_believer(self) -> None:
+        """Two may believe only if the store lost a lease before its time, or a beat was missed."""
+        believers = [
+            (node, leads)
+            for node in self.nodes
+            if not node.paused
+            and (leads := node.agent.leadership) is not None
+            and self.clock() < leads.deadline_s
+        ]
+        if len(believers) < 2:
+            return
+        held = self.store.lease(LANE)
+        standing = [leads for _, leads in believers if leads.lease == held]
+        assert len(standing) <= 1
+        assert self.excused or len({leads.lease.epoch for _, leads in believers}) == len(believers)
+        others = [leads for _, leads in believers if leads.lease != held]
+        assert all(leads.deadline_s - self.clock() <= 2.0 for leads in others)
+
+    @invariant()
+    def nobody_leads_past_the_deadline(self) -> None:
+        for node in self.nodes:
+            leads = node.agent.leadership
+            assert node.paused or leads is None or self.clock() < leads.deadline_s
+
+    @invariant()
+    def the_lease_was_given_to_one(self) -> None:
+        lease = self.store.lease(LANE)
+        if lease is not None:
+            assert self.pairs.setdefault(str(lease), lease.holder) == lease.holder
+
+    @invariant()
+    def artifacts_never_change(self) -> None:
+        for name, data in self.objects.items():
+            if name.endswith(".wav"):
+                assert self.shown.setdefault(name, data) == data
+        assert self.shown.keys() <= self.objects.keys()
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(
+    max_examples=150,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+def without_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LeaseKeeper, "demote_if_overdue", lambda _: None)
+    monkeypatch.setattr(agent, "decide", lambda view, _: decide(view, 0.0))
+
+
+def claim_without_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = MemoryLedger._store_claim
+
+    def claim(self: MemoryLedger, job_id: str, worker: str, _: Any, *args: Any) -> Any:
+        return original(self, job_id, worker, self.store.lease(LANE), *args)
+
+    monkeypatch.setattr(MemoryLedger, "_store_claim", claim)
+
+
+def finish_without_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = staticmethod(lambda job, *_: job["state"] == "running")
+    monkeypatch.setattr(MemoryLedger, "_is_newest", running)
+
+
+def overwrite(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(self: MemoryStorage, name: str, data: bytes) -> bool:
+        self.objects[name] = data
+        return True
+
+    monkeypatch.setattr(MemoryStorage, "_store_create", create)
+
+
+@pytest.mark.parametrize(
+    "bug", [without_deadline, claim_without_lease, finish_without_attempt, overwrite]
+)
+def test_it_finds_bugs_that_are_put_in(bug: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that cannot fail is worthless."""
+    bug(monkeypatch)
+    search = settings(
+        World.TestCase.settings,
+        max_examples=1000,
+        phases=[Phase.generate],
+        database=None,
+        derandomize=True,
+    )
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(World, settings=search)

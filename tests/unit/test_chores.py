@@ -1,0 +1,138 @@
+"""What an agent does for others: each chore stands for itself and is done until it succeeds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tts_tasks.errors import UnavailableError
+from tts_tasks.testing import FakeClock
+from tts_workers.chores import Chores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class World:
+    """Chores, their clock, and a rescue that notes what it did and fails when told to."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.fails: dict[str, Exception] = {}
+        self.done: list[str] = []
+        self.unavailable: list[UnavailableError] = []
+        self.epochs: list[int] = []
+        self.chores = Chores(
+            "me",
+            self,
+            clock=self.clock,
+            reconcile_s=2.5,
+            on_unavailable=self.unavailable.append,
+            on_epochs=self.epochs.append,
+        )
+        self.chores.saw({"me": ""}, ["online", "batch"])
+
+    def _do(self, what: str) -> None:
+        if what in self.fails:
+            raise self.fails[what]
+        self.done.append(what)
+
+    def recover(self, worker_id: str, *, silent_s: float) -> None:
+        self._do(f"recover {worker_id}")
+
+    def give_back_claims(self, worker_id: str) -> list[str]:
+        self._do(f"give back {worker_id}")
+        return []
+
+    def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
+        self._do(f"reconcile {queue}" + " at once" * at_once)
+        return 0
+
+    def complete_batches(self) -> None:
+        self._do("complete batches")
+
+    def highest_epoch(self) -> int:
+        self._do("read epochs")
+        return 3000
+
+    def do(self) -> list[str]:
+        self.done.clear()
+        self.chores.do()
+        return list(self.done)
+
+
+RECONCILIATION = ["reconcile online", "reconcile batch", "complete batches"]
+
+
+@pytest.fixture
+def world() -> World:
+    """Nothing is due but the first reconciliation."""
+    return World()
+
+
+def test_lost_messages_are_looked_for_every_so_often(world: World) -> None:
+    """Not at each call."""
+    assert world.do() == RECONCILIATION
+    assert world.do() == []
+    world.clock.advance(2.5)
+    assert world.do() == RECONCILIATION
+
+
+def test_nothing_is_taken_for_lost_before_anybody_was_seen(world: World) -> None:
+    """Without a reading of the registry every running job would look forsaken."""
+    world.chores.saw({}, ["online", "batch"])
+    assert world.do() == []
+
+
+@pytest.mark.parametrize("error", [UnavailableError("away"), ValueError("odd")])
+def test_a_dead_childs_jobs_are_given_back_until_it_succeeds(
+    world: World, error: Exception
+) -> None:
+    """Nobody else does it: this worker lives on."""
+    world.do()
+    world.chores.child_died()
+    world.fails = {"give back me": error}
+    assert world.do() == []
+    world.fails = {}
+    assert world.do() == ["give back me"]
+    assert world.do() == []
+    assert len(world.unavailable) == isinstance(error, UnavailableError)
+
+
+def test_a_chore_that_fails_keeps_none_of_the_others(world: World) -> None:
+    """One worker that cannot be recovered must not cost the rest."""
+    world.fails = {
+        what: UnavailableError("away") for what in ("give back me", "recover a", "reconcile online")
+    }
+    world.chores.child_died()
+    world.chores.worker_died("a", 3.0)
+    world.chores.worker_died("b", 3.0)
+    assert world.do() == [
+        "recover b",
+        "reconcile online at once",
+        "reconcile batch at once",
+        "reconcile batch",
+        "complete batches",
+    ]
+
+
+def test_a_dead_worker_is_recovered_once_for_each_time_it_is_named(world: World) -> None:
+    """While it is registered and silent, the next decision names it again."""
+    world.do()
+    world.chores.worker_died("a", 3.0)
+    assert world.do() == ["recover a", "reconcile online at once", "reconcile batch at once"]
+    assert world.do() == []
+
+
+def test_the_storage_is_asked_for_epochs_when_it_is_wanted(world: World) -> None:
+    """In this thread, as it may hang; where it fails, whoever wants to know asks again."""
+    world.do()
+    world.fails = {"read epochs": UnavailableError("away")}
+    world.chores.read_epochs()
+    assert world.do() == []
+    world.fails = {}
+    assert world.do() == []
+    world.chores.read_epochs()
+    assert world.do() == ["read epochs"]
+    assert world.epochs == [3000]

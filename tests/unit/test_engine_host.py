@@ -1,0 +1,95 @@
+"""Ready means it has spoken (rule 7)."""
+
+from __future__ import annotations
+
+import queue
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tts_tasks.errors import EngineLoadError
+from tts_workers import engine_host
+from tts_workers.engine_host import PROBE_TEXT, EngineHost
+from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
+from tts_workers.pace import Pace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Engine:
+    """Makes as many samples of each segment as it is told to."""
+
+    name, version = "probed", "1"
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.spoken: list[str] = []
+        self.closed = False
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(languages=("zh",), sample_rate_hz=8000)
+
+    def load(self, device: str) -> None:
+        return
+
+    def encode_voice(self, reference: Any) -> EngineVoice:
+        return EngineVoice(reference)
+
+    def split(self, text: str) -> list[Segment]:
+        return [Segment(text)]
+
+    def speak(self, segment: Segment, *_: Any) -> Spoken:
+        self.spoken.append(segment.text)
+        return Spoken(np.zeros(self.samples, dtype=np.float32))
+
+    def fingerprint(self) -> str:
+        return "f"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class World:
+    """An engine's host, and what it tells the parent."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, *, samples: int) -> None:
+        self.engine = Engine(samples)
+        monkeypatch.setattr(engine_host, "load_engine", lambda _: self.engine)
+        self.said: queue.Queue[dict[str, Any]] = queue.Queue()
+        link: Any = SimpleNamespace(say=self.said.put)
+        self.host = EngineHost(
+            "probed",
+            "cpu",
+            link,
+            pace=Pace(lambda _: None, floor_s=1, factor=5, unknown_s=60),
+            storage_url=root.as_uri(),
+            lane_key="default.0",
+        )
+
+
+def test_a_worker_is_ready_after_its_engine_has_spoken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before; and it tells what it is."""
+    world = World(tmp_path / "store", monkeypatch, samples=8)
+    with pytest.raises(EngineLoadError):
+        world.host.wait(0)
+    world.host.start()
+    said = world.said.get(timeout=30)
+    assert (said["event"], said["fingerprint"]) == ("ready", "f")
+    assert world.engine.spoken == [PROBE_TEXT]
+    assert world.host.wait(0).name == "probed (1)"
+
+
+def test_an_engine_that_makes_no_sound_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded is not enough: it would lead the lane and answer with silence."""
+    world = World(tmp_path / "store", monkeypatch, samples=0)
+    with pytest.raises(EngineLoadError, match="no sound"):
+        world.host._load()
+    assert world.engine.closed
+    assert world.said.empty()

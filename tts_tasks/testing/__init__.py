@@ -1,0 +1,23 @@
+"""Stand-ins for tests, public: a clock that is moved by hand, and every store in memory.
+
+They pass the same contract suites as the real stores. `MemoryCoordinator`, `MemoryLedger` and
+`MemoryBatches` are clients of one `MemoryStore`, which is what one Redis would hold; a `Wire`
+between a client and the store is where a test lets requests or replies go missing.
+"""
+
+from tts_tasks.testing.batches import MemoryBatches
+from tts_tasks.testing.clock import FakeClock
+from tts_tasks.testing.coordinator import MemoryCoordinator
+from tts_tasks.testing.ledger import MemoryLedger
+from tts_tasks.testing.storage import MemoryStorage
+from tts_tasks.testing.store import MemoryStore, Wire
+
+__all__ = [
+    "FakeClock",
+    "MemoryBatches",
+    "MemoryCoordinator",
+    "MemoryLedger",
+    "MemoryStorage",
+    "MemoryStore",
+    "Wire",
+]

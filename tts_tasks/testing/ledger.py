@@ -1,0 +1,283 @@
+"""`JobLedger` in memory: what the scripts of `tts_tasks.ledger` do, in Python."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tts_tasks import keys
+from tts_tasks.ledger.records import Claim, ClaimRefused, JobMeta, JobRecord, Refusal
+from tts_tasks.testing.store import MemoryStore, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tts_tasks.coordination.base import Lease
+    from tts_tasks.requests import SpeechRequest
+
+_ANY = -1  #: in place of an attempt: whatever it is
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """What a job is to end with."""
+
+    attempt: int
+    worker: str
+    state: str
+    result: str
+    meta: JobMeta
+    retention_s: int
+
+
+class MemoryLedger:
+    """`JobLedger` in this process; passes the same contract suite.
+
+    The lease that `claim` checks is the one in the same `MemoryStore`: the coordinator's. The
+    methods whose names begin with ``_store_`` are what the store does in one step; a public method
+    takes as many steps as the real one, so that a client can die between two of them.
+    """
+
+    def __init__(self, store: MemoryStore | None = None, *, wire: Wire | None = None) -> None:
+        self.store = store or MemoryStore()
+        self._ask: Wire = wire or self.store.at_once
+
+    def accept(
+        self, jobs: Sequence[tuple[str, SpeechRequest, JobMeta]], *, delay_s: float = 0.0
+    ) -> list[int | None]:
+        """Write jobs down; returns for each when it was accepted (ms), or None if it was there."""
+        heard_ms = self.now_ms() + int(delay_s * 1000)
+        accepted = []
+        for job_id, request, meta in jobs:
+            self._ask(self._store_index, meta.queue, job_id, heard_ms)
+            accepted.append(self._ask(self._store_accept, job_id, request.model_dump_json(), meta))
+            self._ask(self._store_index, meta.queue, job_id, heard_ms)
+        return accepted
+
+    def _store_index(self, queue: str, job_id: str, heard_ms: int) -> None:
+        self.store.open_jobs[queue].setdefault(job_id, heard_ms)
+
+    def _store_accept(self, job_id: str, request: str, meta: JobMeta) -> int | None:
+        keys.split_job_id(job_id)  # what is not a job id is refused, as by the real one
+        if self.store.job(job_id) is not None:
+            return None
+        self.store.jobs[job_id] = {
+            "state": "accepted",
+            "attempt": 0,
+            "strikes": 0,
+            "worker": "",
+            "nonce": "",
+            "request": request,
+            "meta": meta,
+            "result": "",
+            "accepted_ms": self.store.now_ms(),
+            "claimed_ms": 0,
+            "finished_ms": None,
+            "segments_done": 0,
+            "segments": 0,
+        }
+        return self.store.now_ms()
+
+    def claim(
+        self, job_id: str, worker: str, lease: Lease | None, *, max_strikes: int, nonce: str
+    ) -> Claim | ClaimRefused:
+        """Ask for a job; asking again under the same ``nonce`` is asking once."""
+        self._ask(self._store_note_claim, worker, job_id)
+        answer = self._ask(self._store_claim, job_id, worker, lease, max_strikes, nonce)
+        if isinstance(answer, ClaimRefused):
+            self._ask(self._store_drop_claim, worker, job_id)
+        return answer
+
+    def _store_note_claim(self, worker: str, job_id: str) -> None:
+        self.store.claims[worker].add(job_id)
+
+    def _store_drop_claim(self, worker: str, job_id: str) -> None:
+        self.store.claims[worker].discard(job_id)
+
+    def _store_claim(  # noqa: PLR0911 - as many answers as the script has
+        self, job_id: str, worker: str, lease: Lease | None, max_strikes: int, nonce: str
+    ) -> Claim | ClaimRefused:
+        tag, _ = keys.split_job_id(job_id)
+        job = self.store.job(job_id)
+        if job is None:
+            return ClaimRefused(Refusal.MISSING)
+        if job["state"] not in ("accepted", "running"):
+            return ClaimRefused(Refusal.ENDED, job["state"], json.loads(job["result"] or "{}"))
+        if job["meta"].lane_key:
+            held = self.store.lease(tag)
+            if held is None or held != lease:
+                return ClaimRefused(Refusal.NOT_LEADER, str(held) if held else "")
+        if job["state"] == "running":
+            if job["worker"] != worker:
+                return ClaimRefused(Refusal.HELD, job["worker"])
+            if job["nonce"] == nonce:
+                return self._granted(job_id, job, lease)
+            job["strikes"] += 1  # its earlier attempt died with its child process
+        if job["strikes"] >= max_strikes:
+            return ClaimRefused(Refusal.EXHAUSTED, str(job["strikes"]))
+        job.update(state="running", worker=worker, nonce=nonce, claimed_ms=self.store.now_ms())
+        job["attempt"] += 1
+        return self._granted(job_id, job, lease)
+
+    @staticmethod
+    def _granted(job_id: str, job: dict[str, Any], lease: Lease | None) -> Claim:
+        return Claim(
+            job_id=job_id,
+            worker=job["worker"],
+            attempt=job["attempt"],
+            request=json.loads(job["request"]),
+            meta=job["meta"],
+            accepted_ms=job["accepted_ms"],
+            epoch=lease.epoch if lease else 0,
+        )
+
+    def append(self, claim: Claim, segments_done: int, segments: int) -> bool:
+        """Note progress; False if a newer attempt has the job."""
+        return self._ask(self._store_append, claim, segments_done, segments)
+
+    def _store_append(self, claim: Claim, segments_done: int, segments: int) -> bool:
+        job = self.store.job(claim.job_id)
+        if job is None or not self._is_newest(job, claim.attempt, claim.worker):
+            return False
+        if segments_done > job["segments_done"]:
+            job["strikes"] = 0
+        job.update(segments_done=segments_done, segments=segments)
+        return True
+
+    @staticmethod
+    def _is_newest(job: dict[str, Any], attempt: int, worker: str) -> bool:
+        return (job["state"], job["attempt"], job["worker"]) == ("running", attempt, worker)
+
+    def finish(
+        self, claim: Claim, state: str, result: dict[str, Any], *, retention_s: int
+    ) -> int | None:
+        """End a job as ``succeeded`` or ``failed``; returns like the real one."""
+        record = json.dumps(result, ensure_ascii=False)
+        ending = _Ending(claim.attempt, claim.worker, state, record, claim.meta, retention_s)
+        return self._finish(claim.job_id, ending)
+
+    def give_up(
+        self, record: JobRecord, worker: str, result: dict[str, Any], *, retention_s: int
+    ) -> int | None:
+        """Fail a job that nobody (or only ``worker``) works on; returns like `finish`."""
+        text = json.dumps(result, ensure_ascii=False)
+        ending = _Ending(_ANY, worker, "failed", text, record.meta, retention_s)
+        return self._finish(record.id, ending)
+
+    def _finish(self, job_id: str, ending: _Ending) -> int | None:
+        open_jobs = self._ask(self._store_finish, job_id, ending)
+        if open_jobs is not None:
+            self._ask(self._store_close, ending.meta.queue, job_id)
+            self._ask(self._store_drop_claim, ending.worker, job_id)
+        return open_jobs
+
+    def _store_finish(self, job_id: str, ending: _Ending) -> int | None:
+        job = self.store.job(job_id)
+        if job is None:
+            return None
+        mine = self._is_newest(job, ending.attempt, ending.worker)
+        if ending.attempt == _ANY:
+            mine = job["state"] == "accepted" or (
+                job["state"] == "running" and job["worker"] == ending.worker
+            )
+        if not mine and not self._is_repeated(job, ending):
+            return None
+        batch = self.store.batch(ending.meta.batch) if ending.meta.batch else None
+        if mine:
+            job.update(state=ending.state, result=ending.result, finished_ms=self.store.now_ms())
+            if batch is None:
+                job["expires_ms"] = self.store.now_ms() + ending.retention_s * 1000
+            else:
+                batch[ending.state] += 1
+                batch["done"].append(ending.meta.line)
+        if batch is None or not batch["sealed"]:
+            return -1
+        return int(batch["accepted"] - batch["succeeded"] - batch["failed"])
+
+    @staticmethod
+    def _is_repeated(job: dict[str, Any], ending: _Ending) -> bool:
+        same = (job["state"], job["result"]) == (ending.state, ending.result)
+        asker = (job["attempt"], job["worker"]) == (ending.attempt, ending.worker)
+        return same and (asker or ending.attempt == _ANY)
+
+    def release(self, job_id: str, worker: str, attempt: int | None, *, strike: bool) -> int | None:
+        """Take a job back from a worker; returns its strikes, or None if the worker has it not."""
+        strikes = self._ask(self._store_release, job_id, worker, attempt, strike)
+        self._ask(self._store_drop_claim, worker, job_id)
+        return strikes
+
+    def _store_release(
+        self, job_id: str, worker: str, attempt: int | None, strike: bool
+    ) -> int | None:
+        job = self.store.job(job_id)
+        if job is None or not self._is_newest(
+            job, job["attempt"] if attempt is None else attempt, worker
+        ):
+            return None
+        job.update(state="accepted", worker="", strikes=job["strikes"] + int(strike))
+        return int(job["strikes"])
+
+    def claims_of(self, worker: str) -> list[str]:
+        """Return the jobs that a worker has claimed, or was about to."""
+        return self._ask(lambda: sorted(self.store.claims[worker]))
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """Return a job, or None."""
+        return self.get_many([job_id])[0]
+
+    def get_many(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """Return jobs in the order asked for; None for those that the ledger does not know."""
+        return self._ask(lambda: [self._store_get(job_id) for job_id in job_ids])
+
+    def _store_get(self, job_id: str) -> JobRecord | None:
+        job = self.store.job(job_id)
+        if job is None:
+            return None
+        return JobRecord(
+            id=job_id,
+            state=job["state"],
+            attempt=job["attempt"],
+            worker=job["worker"],
+            request=json.loads(job["request"]),
+            meta=replace(job["meta"]),
+            result=json.loads(job["result"] or "{}"),
+            accepted_ms=job["accepted_ms"],
+            claimed_ms=job["claimed_ms"],
+            finished_ms=job["finished_ms"],
+            segments_done=job["segments_done"],
+            segments=job["segments"],
+        )
+
+    def now_ms(self) -> int:
+        """Return the store's time in ms."""
+        return self._ask(self.store.now_ms)
+
+    def rung(self, queue: str, job_ids: Iterable[str]) -> None:
+        """Note that these jobs were rung again just now."""
+        at_ms = self.now_ms()
+        self._ask(self._store_rung, queue, list(job_ids), at_ms)
+
+    def _store_rung(self, queue: str, job_ids: list[str], at_ms: int) -> None:
+        known = self.store.open_jobs[queue]
+        known.update({job_id: at_ms for job_id in job_ids if job_id in known})
+
+    def close(self, queue: str, job_id: str) -> None:
+        """Strike an ended or unknown job off the index of open ones."""
+        self._ask(self._store_close, queue, job_id)
+
+    def _store_close(self, queue: str, job_id: str) -> None:
+        self.store.open_jobs[queue].pop(job_id, None)
+
+    def unheard(self, queue: str, *, grace_s: float, limit: int) -> list[str]:
+        """Return open jobs whose ring must have been heard by now."""
+        until_ms = self._ask(self._store_heard_until_ms, queue)
+        return self._ask(self._store_rung_before, queue, until_ms - grace_s * 1000, limit)
+
+    def _store_heard_until_ms(self, queue: str) -> float:
+        waiting = self.store.queues[queue]
+        return min(self.store.now_ms(), waiting[0][1]) if waiting else self.store.now_ms()
+
+    def _store_rung_before(self, queue: str, until_ms: float, limit: int) -> list[str]:
+        by_age = sorted((at_ms, job_id) for job_id, at_ms in self.store.open_jobs[queue].items())
+        return [job_id for at_ms, job_id in by_age if at_ms <= until_ms][:limit]
