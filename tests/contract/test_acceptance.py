@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery import signals
+from celery import Task, signals
+from kombu.exceptions import OperationalError
 
 from tts_tasks import client, keys, synthesize
 from tts_tasks.ledger import JobLedger
+from tts_tasks.requests import SpeechRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,3 +45,18 @@ def test_no_online_job_is_rung_before_it_is_in_the_ledger(
     """The same for `delay`."""
     task = synthesize.delay("你好")
     assert states_when_rung == [(task.id, "accepted")]
+
+
+def test_a_job_is_accepted_though_the_broker_is_away(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the ledger, where a worker finds it and rings; the caller gets its id."""
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(Task, "apply_async", away)
+    job_id = client.submit_job(SpeechRequest(text="你好"))
+    record = JobLedger(redis_url).get(job_id)
+    assert record is not None
+    assert record.state == "accepted"
