@@ -138,8 +138,8 @@ def test_an_ordered_failover_is_followed(
 
     eventually(written)
     assert new.client.get("after") == "1"
-    eventually(lambda: log.flush() or not log.waiting)
     log.emit("after.failover")
+    eventually(lambda: log.flush() or not log.waiting)
     assert [event["event"] for event in EventLog(new.client).read()][-1] == "after.failover"
 
 
