@@ -15,26 +15,28 @@ bool job_again;                 /* its nonce is that of the claim that the child
 
 /* The storage: another store, which forgets nothing. */
 bool artifact;
-byte artifact_e;                /* the epoch its creator had claimed under */
 byte mark;                      /* EpochMarks: epochs up to here count as used */
 
 /* The child of each worker. */
 #define IDLE 0
 #define CLAIMING 1
-#define CHECKED 2               /* in a broken variant only */
-#define WORKING 3
-#define CREATING 4
-#define MARKING 5               /* in a broken variant only */
+#define COVERED 2
+#define CHECKED 3               /* in a broken variant only */
+#define WORKING 4
+#define CREATING 5
 #define FINISHING 6
 #define GIVING_UP 7
 byte at[WORKERS];
-byte attempt[WORKERS], claim_e[WORKERS];
+byte attempt[WORKERS];
+byte claim_e[WORKERS];          /* the epoch that it claims, or has claimed, under */
 byte told[WORKERS];             /* BelievedLease: follows what the parent believes, late */
-bool ready[WORKERS];            /* its engine has spoken: it is a candidate */
+bool complete[WORKERS];         /* EpochFloor.complete: it has read the marks, to acquire by them */
 bool late_again;                /* the late claim has the nonce of the claim that its child is at */
 
 /* Read by the properties alone. */
 bool stale[WORKERS];            /* its attempt was overtaken, taken back, or forgotten */
 bool late_stale;                /* the same of the attempt that the late request is of */
 byte life[WORKERS], late_life;  /* losses of the store before the attempt was claimed */
-byte published_e[WORKERS];      /* epoch of the artifact that was there when it became ready */
+byte claimed_e;                 /* the highest epoch that a claim was accepted under, ever */
+byte read_at[WORKERS];          /* losses of the store before it read the marks */
+bool slipped;                   /* an epoch was given by marks that were read before a loss */

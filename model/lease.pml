@@ -170,12 +170,6 @@ byte ranks;                     /* how many workers have held the lease: see IS_
 #define MAY_RENEW(w) true
 #endif
 
-#ifdef JOB
-#define CANDIDATE(w) ready[w]
-#else
-#define CANDIDATE(w) true
-#endif
-
 #include "properties.pml"
 #include "scripts.pml"
 #include "worker.pml"

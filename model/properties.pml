@@ -6,17 +6,19 @@
 #else
 #define NUMBERS_KEPT (losses == 0)
 #endif
-#ifdef MARKS_BIND_ALL           /* too strong a claim */
-#define KNOWN_ARTIFACT(w) artifact_e
+#ifdef MARKS_ARE_NEVER_OLD      /* too strong a claim */
+#define MARKS_KEPT true
+#elif defined(LIVE)             /* there the reading is no step of its own */
+#define MARKS_KEPT false
 #else
-#define KNOWN_ARTIFACT(w) published_e[w]
+#define MARKS_KEPT (!slipped)
 #endif
 #ifdef JOB
 #define CHECK_NEW_EPOCH(v, w, e) \
     if \
     :: v != w && NUMBERS_KEPT && e <= seen[v] -> BROKEN("property 1a: a number is given twice\n") \
-    :: v == w && e <= KNOWN_ARTIFACT(w) -> \
-        BROKEN("property 1c: an epoch is not above a known artifact's\n") \
+    :: v == w && MARKS_KEPT && e <= claimed_e -> \
+        BROKEN("property 1c: an epoch is not above one that was claimed under\n") \
     :: else \
     fi;
 #else

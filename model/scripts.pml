@@ -9,6 +9,8 @@
 #endif
 #ifdef NO_FLOOR
 #define NEXT(floor) (counter + 1)
+#elif defined(NO_COUNTER)
+#define NEXT(floor) ((floor) + 1)
 #else
 #define NEXT(floor) (MAX(counter, floor) + 1)
 #endif
@@ -107,6 +109,7 @@ inline claim(w, e, again, given) {
             job_attempt++;
             job_w = w;
             job_e = e;
+            claimed_e = MAX(claimed_e, e);
             job_again = again;
             given = job_attempt;
             TELL_E(w, "worker %d has claimed the job, attempt %d\n", given)
@@ -168,7 +171,7 @@ inline release() {
 }
 
 /* Storage.create: create-if-absent. */
-inline create(w, e) {
+inline create(w) {
     if
 #ifdef OVERWRITE
     :: true ->
@@ -177,8 +180,7 @@ inline create(w, e) {
 #endif
         CHECK_CREATE
         artifact = true;
-        artifact_e = e;
-        TELL_E(w, "worker %d publishes the artifact under epoch %d\n", e)
+        TELL(w, "worker %d publishes the artifact\n")
 #ifndef OVERWRITE
     :: else -> TAKEN
 #endif

@@ -51,16 +51,19 @@ proctype agent(byte w) {
 end: do
     /* Acquire: the lane was free, or a dead holder's lease was removed just now. It knows of the
      * epochs that it has seen itself, and of those in the records of others, if they are there. */
-    :: d_step { RUNS(w) && CANDIDATE(w) && ask[w] == NONE && leads[w] == 0 && lease_e == 0 ->
+    :: d_step { RUNS(w) && ask[w] == NONE && leads[w] == 0 && lease_e == 0 ->
+#ifdef JOB                      /* with the marks, in one step */
+        seen[w] = MAX(seen[w], mark);
+#endif
         start(w, ACQUIRE, seen[w]);
         TELL_E(w, "worker %d asks for the lease, floor %d\n", seen[w]) }
 #ifndef LIVE
-    :: d_step { RUNS(w) && CANDIDATE(w) && ask[w] == NONE && leads[w] == 0 && lease_e == 0 &&
+    :: d_step { RUNS(w) && ask[w] == NONE && leads[w] == 0 && lease_e == 0 &&
             OTHER_KNOWS_MORE(w, 1) ->
         start(w, ACQUIRE, seen[(w + 1) % WORKERS]);
         TELL_E(w, "worker %d asks for the lease, floor %d\n", ask_e[w]) }
 #if WORKERS > 2 && LOSSES > 0
-    :: d_step { RUNS(w) && CANDIDATE(w) && ask[w] == NONE && leads[w] == 0 && lease_e == 0 &&
+    :: d_step { RUNS(w) && ask[w] == NONE && leads[w] == 0 && lease_e == 0 &&
             OTHER_KNOWS_MORE(w, 2) ->
         start(w, ACQUIRE, seen[(w + 2) % WORKERS]);
         TELL_E(w, "worker %d asks for the lease, floor %d\n", ask_e[w]) }
@@ -151,13 +154,28 @@ end: do
 /* Without time: agent, deadline and link in one. The lane is taken when it is free; the child
  * hears of it some time later or never, and some time later or never that it is over. What was
  * believed in between makes no difference to the stores. */
+#define COUNTED(w) (counter > 0 || complete[w])
+
+inline note_reading(w) {
+    slipped = slipped || (counter == 0 && read_at[w] != losses);
+    complete[w] = false;
+    read_at[w] = 0
+}
+
 proctype agent(byte w) {
     byte v, yes;
 end: do
-    :: d_step { CANDIDATE(w) && lease_e == 0 ->
-        TAKEN; acquire(w, seen[w], v, yes); v = 0; yes = 0 }
-    :: d_step { CANDIDATE(w) && lease_e == 0 && OTHER_KNOWS_MORE(w, 1) ->
-        TAKEN; acquire(w, seen[(w + 1) % WORKERS], v, yes); v = 0; yes = 0 }
+    :: d_step { lease_e == 0 && COUNTED(w) ->
+        TAKEN; note_reading(w); acquire(w, seen[w], v, yes); v = 0; yes = 0 }
+    :: d_step { lease_e == 0 && COUNTED(w) && OTHER_KNOWS_MORE(w, 1) ->
+        TAKEN; note_reading(w);
+        acquire(w, seen[(w + 1) % WORKERS], v, yes); v = 0; yes = 0 }
+    /* acquire.lua says "uncounted"; Chores.read_epochs, for the next try. */
+    :: d_step { lease_e == 0 && !COUNTED(w) ->
+        complete[w] = true;
+        read_at[w] = losses;
+        seen[w] = MAX(seen[w], mark);
+        TELL_E(w, "worker %d has read the marks: %d\n", mark) }
     :: d_step { lease_e > 0 && lease_h == w && told[w] != lease_e ->
         seen[w] = MAX(seen[w], lease_e);
         told[w] = lease_e;
@@ -180,7 +198,7 @@ inline idle(w) {
     stale[w] = false
 }
 
-inline heard_claim(w, given, e) {
+inline heard_claim(w, given) {
     if
     :: given == 0 -> TAKEN; idle(w)
     :: given > ATTEMPTS -> TAKEN; at[w] = GIVING_UP
@@ -188,7 +206,6 @@ inline heard_claim(w, given, e) {
         TAKEN;
         at[w] = WORKING;
         attempt[w] = given;
-        claim_e[w] = e;
         life[w] = losses;
         late_again = (late_w == w -> false : late_again);
         stale[w] = false
@@ -199,32 +216,37 @@ inline heard_claim(w, given, e) {
 proctype child(byte w) {
     byte n, v;
 end: do
-    /* The engine is loaded; the marks are read once, before it says so. */
-    :: d_step { LIVES(w) && !ready[w] ->
-        ready[w] = true;
-        seen[w] = MAX(seen[w], mark);
-        published_e[w] = artifact_e;
-        TELL_E(w, "worker %d is ready; floor by the marks %d\n", mark) }
-
     /* A message, handed on by the parent: there may be any number of them, at any time. */
-    :: d_step { RUNS(w) && ready[w] && at[w] == IDLE && OPEN ->
+    :: d_step { RUNS(w) && at[w] == IDLE && OPEN ->
         TAKEN; at[w] = CLAIMING }
+
+    /* Without a lease to believe in, the claim is refused. Else cover(), before anything can be
+     * done under its epoch. */
+    :: d_step { LIVES(w) && at[w] == CLAIMING && told[w] == 0 -> TAKEN; idle(w) }
+    :: d_step { LIVES(w) && at[w] == CLAIMING && told[w] > 0 ->
+        TAKEN;
+        claim_e[w] = told[w];
+#ifndef LATE_MARK
+        mark = MAX(mark, told[w]);
+#endif
+        at[w] = COVERED }
 
     /* Claim: with an answer, or with one that is lost. */
 #ifdef CHECK_THEN_CLAIM
-    :: d_step { LIVES(w) && at[w] == CLAIMING && HOLDS(w, told[w]) ->
-        at[w] = CHECKED; claim_e[w] = told[w];
-        TELL(w, "worker %d has looked: the lease is its own\n") }
+    :: d_step { LIVES(w) && at[w] == COVERED && HOLDS(w, claim_e[w]) ->
+        at[w] = CHECKED; TELL(w, "worker %d has looked: the lease is its own\n") }
     :: d_step { LIVES(w) && at[w] == CHECKED ->
-        TAKEN; claim(w, claim_e[w], true, n); heard_claim(w, n, claim_e[w]); n = 0 }
+        TAKEN; claim(w, claim_e[w], true, n); heard_claim(w, n); n = 0 }
 #else
-    :: d_step { LIVES(w) && at[w] == CLAIMING ->
-        TAKEN; claim(w, told[w], true, n); heard_claim(w, n, told[w]); n = 0 }
+    :: d_step { LIVES(w) && at[w] == COVERED ->
+        TAKEN; claim(w, claim_e[w], true, n); heard_claim(w, n); n = 0 }
 #ifndef LIVE
-    :: d_step { LIVES(w) && at[w] == CLAIMING ->
-        claim(w, told[w], true, n); n = 0; TELL(w, "worker %d hears no answer to its claim\n") }
-    :: d_step { LIVES(w) && at[w] == CLAIMING && late == NONE && told[w] > 0 ->
-        late_w = w; late = CLAIM; late_x = told[w]; late_again = true;
+    :: d_step { LIVES(w) && at[w] == COVERED ->
+        claim(w, claim_e[w], true, n); n = 0; at[w] = CLAIMING; claim_e[w] = 0;
+        TELL(w, "worker %d hears no answer to its claim\n") }
+    :: d_step { LIVES(w) && at[w] == COVERED && late == NONE ->
+        late_w = w; late = CLAIM; late_x = claim_e[w]; late_again = true;
+        at[w] = CLAIMING; claim_e[w] = 0;
         TELL(w, "worker %d hears no answer to its claim, which is still on its way\n") }
 #endif
 #endif
@@ -236,25 +258,25 @@ end: do
 #endif
     :: d_step { LIVES(w) && at[w] == WORKING && !APPENDS(w, attempt[w]) -> TAKEN; idle(w) }
 
-    /* find_published, before anything is spoken; else cover() and publish(). */
+    /* find_published, before anything is spoken; else publish(). */
     :: d_step { LIVES(w) && at[w] == WORKING && artifact ->
         at[w] = FINISHING; TELL(w, "worker %d adopts the artifact\n") }
-#ifdef LATE_MARK
-    :: d_step { LIVES(w) && at[w] == WORKING && !artifact -> at[w] = CREATING }
-    :: d_step { LIVES(w) && at[w] == CREATING -> create(w, claim_e[w]); at[w] = MARKING }
-    :: d_step { LIVES(w) && at[w] == MARKING -> mark = MAX(mark, claim_e[w]); at[w] = FINISHING }
-#elif defined(FINISH_FIRST)
+#ifdef FINISH_FIRST
     :: d_step { LIVES(w) && at[w] == WORKING && !artifact -> at[w] = FINISHING }
 #else
     :: d_step { LIVES(w) && at[w] == WORKING && !artifact ->
-        TAKEN; mark = MAX(mark, claim_e[w]); at[w] = CREATING }
+        TAKEN;
+#ifdef LATE_MARK
+        mark = MAX(mark, claim_e[w]);
+#endif
+        at[w] = CREATING }
     :: d_step { LIVES(w) && at[w] == CREATING ->
-        TAKEN; create(w, claim_e[w]); at[w] = FINISHING }
+        TAKEN; create(w); at[w] = FINISHING }
 #ifndef LIVE
     :: d_step { LIVES(w) && at[w] == CREATING && !artifact ->
-        create(w, claim_e[w]); TELL(w, "worker %d hears no answer to its publication\n") }
+        create(w); TELL(w, "worker %d hears no answer to its publication\n") }
     :: d_step { LIVES(w) && at[w] == CREATING && late == NONE ->
-        late_w = w; late = CREATE; late_x = claim_e[w];
+        late_w = w; late = CREATE;
         TELL(w, "worker %d hears no answer to its publication, which is still on its way\n") }
 #endif
 #endif

@@ -45,7 +45,7 @@ end: do
         SAY("a late request comes through\n");
         claim(late_w, late_x, late_again, n); n = 0; no_late() }
     :: d_step { late == CREATE ->
-        SAY("a late request comes through\n"); create(late_w, late_x); no_late() }
+        SAY("a late request comes through\n"); create(late_w); no_late() }
     :: d_step { late == FINISH ->
         SAY("a late request comes through\n");
         finish(late_w, late_x, late_stale, late_life, n); n = 0; no_late() }
@@ -246,6 +246,10 @@ end: do
         copied = true; copy_e = lease_e; copy_h = lease_h; copy_c = counter;
         SAY("the replica is as the store is now\n") }
     :: d_step { copied && losses == 0 -> roll_back() }
+#endif
+#ifdef MARKS_HELP_A_ROLLBACK    /* too strong a claim */
+    :: d_step { counter > 1 && losses == 0 ->
+        counter--; END_LEASE; losses++; SAY("the store goes back to the epoch before\n") }
 #endif
     od
 }
