@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import socket
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
-from werkzeug.serving import make_server
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.s3_server import BUCKET, use_s3
 from tts_tasks.errors import ConflictError, NotFoundError, StorageError, UnavailableError
+from tts_tasks.requests import safe_output_name
 from tts_tasks.storage import (
     Ownership,
     Published,
     Storage,
+    artifact_name,
     find_published,
     open_storage,
     publish,
@@ -37,78 +34,13 @@ from tts_tasks.testing import MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 T = TypeVar("T")
 
 _MINE = Ownership("batch/1", "s1")
 _OTHER = Ownership("other/9", "s9")
-_BUCKET = "artifacts"
 _WRITERS = 10
 _ROUNDS = 10
-
-
-class _QuietHandler(MotoRequestHandler):
-    def log(self, *_: object) -> None:
-        """Say nothing: a line for each request would drown the test's own output."""
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    """Start an S3 server on loopback and make the bucket."""
-    backend = DomainDispatcherApplication(create_backend_app)
-    lock = threading.Lock()
-
-    def one_at_a_time(environ: Any, start_response: Any) -> Any:
-        # S3 is linearizable for each key; moto is not: computing an object's ETag moves the file
-        # position under a reader in another thread, which then gets an empty object.
-        with lock:
-            return backend(environ, start_response)
-
-    server = make_server(
-        "127.0.0.1", 0, one_at_a_time, threaded=True, request_handler=_QuietHandler
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    port = server.server_port
-    endpoint = f"http://127.0.0.1:{port}"
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        connection.request("PUT", f"/{_BUCKET}")
-        assert connection.getresponse().status == 200
-    yield endpoint
-    server.shutdown()
-    thread.join(30)
-    server.server_close()
-
-
-def _use_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    # Keys always: without them the credential chain would ask the cloud's metadata address.
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture(params=["local", "s3", "memory"])
-def open_again(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Storage]:
-    """Return what opens the same empty storage anew, as another process would."""
-    if request.param == "memory":
-        objects: dict[str, bytes] = {}
-        return lambda: MemoryStorage(objects)
-    if request.param == "local":
-        return lambda: open_storage((tmp_path / "a b" / "store").as_uri())
-    _use_s3(monkeypatch, request.getfixturevalue("s3_endpoint"))
-    prefix = uuid.uuid4().hex
-    return lambda: open_storage(f"s3://{_BUCKET}/{prefix}/inner")
-
-
-@pytest.fixture
-def storage(open_again: Callable[[], Storage]) -> Storage:
-    """Return an empty storage."""
-    return open_again()
 
 
 def _race(calls: list[Callable[[], T]]) -> list[T]:
@@ -252,15 +184,176 @@ def test_listing_is_by_folder_and_leaves_hidden_names_out(storage: Storage) -> N
 
 
 def test_a_report_is_replaced_an_artifact_never(storage: Storage) -> None:
-    """`replace` writes over a report and refuses every audio suffix."""
+    """`replace` and `write` go over a report and refuse every audio suffix."""
     storage.replace("batch/report.jsonl", b"one")
     storage.replace("batch/report.jsonl", b"two")
     assert storage.read("batch/report.jsonl") == b"two"
+    storage.write("batch/report.jsonl", [b"th", b"ree"])
+    assert storage.read("batch/report.jsonl") == b"three"
     storage.create("batch/a.wav", b"sound")
     for name in ("batch/a.wav", "batch/b.MP3"):
         with pytest.raises(StorageError, match="created once, never replaced"):
             storage.replace(name, b"other")
+        with pytest.raises(StorageError, match="created once, never replaced"):
+            storage.write(name, [b"other"])
     assert storage.read("batch/a.wav") == b"sound"
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"x"], [b"12345"] * 7, [b"x" * 3_000_000] * 9])
+def test_what_comes_in_pieces_is_written_whole(storage: Storage, pieces: list[bytes]) -> None:
+    """No piece, empty ones, many, and more than one part of a multipart upload."""
+    storage.write("batch/report.jsonl", iter(pieces))
+    assert storage.read("batch/report.jsonl") == b"".join(pieces)
+    assert list(storage.list()) == ["batch/report.jsonl"]
+
+
+@pytest.mark.parametrize("size_bytes", [10, 3_000_000])
+def test_pieces_may_come_out_of_the_same_storage(storage: Storage, size_bytes: int) -> None:
+    """A report is composed of its parts, which are read while it is written."""
+    parts = [f".tts/batches/b/report/{number}" for number in range(5)]
+    for number, part in enumerate(parts):
+        storage.replace(part, bytes([number]) * size_bytes)
+    storage.write("batch/report.jsonl", map(storage.read, parts))
+    assert storage.read("batch/report.jsonl") == b"".join(map(storage.read, parts))
+
+
+@pytest.mark.parametrize("size_bytes", [10, 3_000_000])
+@pytest.mark.parametrize("error", [NotFoundError("part 8"), ValueError("x")], ids=["ours", "other"])
+def test_pieces_that_fail_leave_everything_as_it_was(
+    storage: Storage, size_bytes: int, error: Exception
+) -> None:
+    """The error comes through, what was there stays, and nothing new appears."""
+
+    def pieces() -> Iterator[bytes]:
+        yield from [b"x" * size_bytes] * 7
+        raise error
+
+    storage.replace("batch/old.jsonl", b"old")
+    for name in ("batch/old.jsonl", "batch/new.jsonl"):
+        with pytest.raises(type(error), match=str(error)):
+            storage.write(name, pieces())
+    assert storage.read("batch/old.jsonl") == b"old"
+    assert list(storage.list()) == ["batch/old.jsonl"]
+
+
+@pytest.mark.parametrize("open_again", ["local", "s3"], indirect=True)
+def test_memory_does_not_grow_with_what_is_written(storage: Storage) -> None:
+    """Of 60 MB in pieces, half at most are held at any moment."""
+    alive = 0
+    most = 0
+
+    class Piece(bytes):
+        def __init__(self, *_: object) -> None:
+            nonlocal alive, most
+            alive += 1
+            most = max(most, alive)
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    storage.write("batch/report.jsonl", (Piece(b"x" * 100_000) for _ in range(600)))
+    found = storage.stat("batch/report.jsonl")
+    assert found is not None
+    assert found.size_bytes == 60_000_000
+    assert most <= 300
+
+
+# -- removing ----------------------------------------------------------------------------------
+
+
+def test_what_is_kept_of_batches_can_be_listed_and_removed(storage: Storage) -> None:
+    """Hidden names are listed by folder; removing takes what it is told, present or not."""
+    kept = [".tts/batches/b/head.json", ".tts/batches/b/manifest/00000001.jsonl"]
+    others = [".tts/batches/bb/head.json", ".tts/staging/x/1", ".tts/epochs/default.0/1"]
+    for name in (*kept, *others, "b/a.wav"):
+        storage.create(name, b"x")
+    assert sorted(storage.list_hidden(".tts/batches")) == sorted([*kept, others[0]])
+    assert sorted(storage.list_hidden(".tts/batches/b")) == kept
+    assert list(storage.list(".tts/batches")) == []
+    assert list(storage.list_hidden(".tts/batches/none")) == []
+
+    storage.remove([kept[0], ".tts/batches/b/never", ".tts/staging/none/never"])
+    assert list(storage.list_hidden(".tts/batches/b")) == [kept[1]]
+    storage.remove(storage.list_hidden(".tts/batches/b"))
+    storage.remove(kept)
+    assert list(storage.list_hidden(".tts/batches")) == [others[0]]
+    assert storage.stat(kept[0]) is None
+    assert all(storage.stat(name) for name in (*others, "b/a.wav"))
+
+
+def test_thousands_are_removed_in_one_call(storage: Storage) -> None:
+    """More than S3 takes in one request."""
+    names = [f".tts/staging/x/{number}" for number in range(1100)]
+    for name in names[::50]:
+        storage.create(name, b"x")
+    storage.remove(iter(names))
+    assert list(storage.list_hidden(".tts/staging")) == []
+
+
+def test_a_removed_name_is_free_again(storage: Storage) -> None:
+    """What was removed can be created anew, also where its folder went with it."""
+    for content in (b"one", b"two"):
+        assert storage.create(".tts/batches/b/head.json", content)
+        assert storage.read(".tts/batches/b/head.json") == content
+        storage.remove([".tts/batches/b/head.json"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.wav", "b/a.wav", "b/report.jsonl", "b/.tts/a.wav.json", ".tts/a.wav.json",
+        ".tts/epochs/default.0/1", ".tts/batches", ".tts/batches2/x", ".tts/staging2/x",
+        ".tts/batches/../a.wav", ".tts/batches/", "b/.tts/batches/x", "", "/etc/passwd",
+    ],
+)  # fmt: skip
+def test_nothing_else_is_ever_removed(storage: Storage, name: str) -> None:
+    """Artifacts, sidecars, reports, marks of epochs: no name of theirs is taken."""
+    with suppress(StorageError):
+        storage.create(name, b"x")
+    before = sorted(storage.list())
+    with pytest.raises(StorageError):
+        storage.remove([name])
+    assert sorted(storage.list()) == before
+    if before:
+        assert storage.read(before[0]) == b"x"
+
+
+_NAME_PARTS = st.text("ab.-_ /{}\\~文\u0301", max_size=12) | st.sampled_from(
+    [".tts", ".tts/batches", ".tts/staging/x", "batches", "staging"]
+)
+
+
+@given(prefix=_NAME_PARTS, output_name=_NAME_PARTS | st.none(), job_id=_NAME_PARTS)
+def test_artifact_names_are_never_removable(
+    prefix: str, output_name: str | None, job_id: str
+) -> None:
+    """Whatever prefix, name and id a request has, `remove` takes neither it nor its sidecar."""
+    try:
+        name = artifact_name(
+            prefix=safe_output_name(prefix) if prefix else "",
+            output_name=None if output_name is None else safe_output_name(output_name),
+            audio_format="wav",
+            accepted_at=datetime(2026, 11, 20, tzinfo=UTC),
+            job_id=job_id,
+        )
+    except (ValueError, StorageError):
+        return
+    folder, _, leaf = name.rpartition("/")
+    storage = MemoryStorage()
+    publish(storage, name, b"sound", _MINE)
+    sidecar = f"{folder}/.tts/{leaf}.json".removeprefix("/")
+    assert set(storage.objects) == {name, sidecar}
+    for one in (name, sidecar):
+        with pytest.raises(StorageError, match="nothing else is ever removed"):
+            storage.remove([one])
+
+
+@pytest.mark.parametrize("prefix", ["", ".tts", "b", "b/.tts", ".tts/../b", ".tts2/x", ".ttsx/y"])
+def test_only_hidden_folders_are_listed_as_hidden(storage: Storage, prefix: str) -> None:
+    """`list_hidden` is for what is inside the root's own ``.tts``."""
+    with pytest.raises(StorageError):
+        list(storage.list_hidden(prefix))
 
 
 @pytest.mark.parametrize(
@@ -278,6 +371,9 @@ def test_an_unsafe_name_is_refused_by_every_door(storage: Storage, name: str) ->
         lambda: storage.read(name),
         lambda: storage.stat(name),
         lambda: storage.replace(name, b"x"),
+        lambda: storage.write(name, [b"x"]),
+        lambda: storage.remove([name]),
+        lambda: list(storage.list_hidden(name)),
         lambda: storage.uri(name),
         lambda: storage.path(name),
         lambda: publish(storage, name, b"x", _MINE),
@@ -449,13 +545,16 @@ def test_an_s3_that_cannot_be_reached_is_unavailable(monkeypatch: pytest.MonkeyP
     """Nobody listening is `UnavailableError`, on every method, within seconds."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        _use_s3(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}")
-        storage = open_storage(f"s3://{_BUCKET}/x")
+        use_s3(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}")
+        storage = open_storage(f"s3://{BUCKET}/x")
         for call in (
             lambda: storage.create("a.wav", b"x"),
             lambda: storage.read("a.wav"),
             lambda: storage.stat("a.wav"),
             lambda: list(storage.list()),
+            lambda: storage.write("a.jsonl", [b"x"]),
+            lambda: storage.write("a.jsonl", [b"x" * 9_000_000] * 2),
+            lambda: storage.remove([".tts/staging/x"]),
         ):
             with pytest.raises(UnavailableError, match=r"^s3://artifacts/x.*127\.0\.0\.1"):
                 call()
@@ -463,7 +562,7 @@ def test_an_s3_that_cannot_be_reached_is_unavailable(monkeypatch: pytest.MonkeyP
 
 def test_a_missing_bucket_is_named(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bucket that does not exist is said to be missing, not the object."""
-    _use_s3(monkeypatch, s3_endpoint)
+    use_s3(monkeypatch, s3_endpoint)
     storage = open_storage("s3://nobody")
     for call in (
         lambda: storage.create("a.wav", b"x"),

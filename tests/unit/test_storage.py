@@ -40,6 +40,7 @@ def _record(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[tuple[str, str]
     """Record what is synced, linked and unlinked, in order, by path below the root."""
     done: list[tuple[str, str]] = []
     real_fsync, real_link, real_unlink = os.fsync, os.link, os.unlink
+    real_replace = os.replace
 
     def place(fd: int) -> str:
         path = Path(f"/proc/self/fd/{fd}").readlink()
@@ -58,9 +59,14 @@ def _record(monkeypatch: pytest.MonkeyPatch, root: Path) -> list[tuple[str, str]
         real_unlink(name, dir_fd=dir_fd)
         done.append(("unlink", place(dir_fd)))
 
+    def replace(source: str, target: str, **options: Any) -> None:
+        real_replace(source, target, **options)
+        done.append(("replace", f"{place(options['dst_dir_fd'])}/{target}"))
+
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "link", link)
     monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(os, "replace", replace)
     return done
 
 
@@ -89,6 +95,116 @@ def test_what_somebody_else_created_is_made_durable_too(
     assert done[-1] == ("fsync", "b")
 
 
+def test_a_report_is_synced_before_and_after_it_gets_its_name(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New folders and all the bytes, then the name, then the folder that holds it."""
+    done = _record(monkeypatch, storage.root)
+
+    storage.write("b/c/report.jsonl", [b"one", b"two"])
+
+    move = done.index(("replace", "b/c/report.jsonl"))
+    assert {("fsync", "temp"), ("fsync", "."), ("fsync", "b")} <= set(done[:move])
+    assert done[move + 1] == ("fsync", "b/c")
+
+
+def test_a_removal_is_durable(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each folder is synced after the last name of it that was removed."""
+    names = [f".tts/batches/b/{folder}/{number}" for folder in "xy" for number in "123"]
+    for name in names:
+        storage.create(name, b"x")
+    done = _record(monkeypatch, storage.root)
+
+    storage.remove(names[:2] + names[3:5])
+
+    x, y = ".tts/batches/b/x", ".tts/batches/b/y"
+    assert done == [("unlink", x)] * 2 + [("fsync", x)] + [("unlink", y)] * 2 + [("fsync", y)]
+
+
+def test_emptied_folders_go_and_no_other(storage: LocalStorage) -> None:
+    """Removing a batch leaves no empty folders behind; the two top ones stay."""
+    (storage.root / ".tts/batches/other").mkdir(parents=True)
+    storage.create(".tts/batches/b/manifest/1", b"x")
+    storage.create(".tts/batches/b/head.json", b"x")
+    storage.remove([".tts/batches/b/manifest/1"])
+    assert sorted(os.listdir(storage.root / ".tts/batches/b")) == ["head.json"]  # noqa: PTH208
+    storage.remove([".tts/batches/b/head.json"])
+    storage.remove([".tts/batches/b/head.json"])
+    assert sorted(os.listdir(storage.root / ".tts/batches")) == ["other"]  # noqa: PTH208
+    (storage.root / ".tts/batches/other").rmdir()
+    storage.create(".tts/batches/b", b"x")
+    storage.remove([".tts/batches/b"])
+    assert (storage.root / ".tts/batches").is_dir()
+
+
+@pytest.mark.parametrize("method", ["create", "replace", "write"])
+def test_a_folder_that_is_taken_away_meanwhile_is_made_again(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Somebody who removes the folder's last name takes the folder; a writer does not mind."""
+    moves = {"create": "link", "replace": "replace", "write": "replace"}
+    real_move = getattr(os, moves[method])
+    storage.create(".tts/staging/x/old", b"x")
+    removals = iter([".tts/staging/x/old"])
+
+    def move(*args: Any, **options: Any) -> None:
+        for name in removals:
+            storage.remove([name])
+        real_move(*args, **options)
+
+    monkeypatch.setattr(os, moves[method], move)
+    data: Any = iter([b"n", b"ew"]) if method == "write" else b"new"
+    getattr(storage, method)(".tts/staging/x/new", data)
+    assert storage.read(".tts/staging/x/new") == b"new"
+    assert _files(storage.root) == [".tts/staging/x/new"]
+
+
+def test_writers_and_removers_of_one_folder_do_no_harm(tmp_path: Path) -> None:
+    """While two create and two remove in the same folder, what was created is there."""
+    storage = LocalStorage(tmp_path / "store")
+    errors: list[Exception] = []
+
+    def come_and_go(who: int) -> None:
+        for number in range(150):
+            name = f".tts/staging/x/y/{who}-{number}"
+            try:
+                assert storage.create(name, b"x")
+                assert storage.read(name) == b"x"
+                storage.remove([name])
+            except Exception as error:  # noqa: BLE001 - reported by the test
+                errors.append(error)
+
+    threads = [threading.Thread(target=come_and_go, args=(who,)) for who in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert list(storage.list_hidden(".tts/staging")) == []
+
+
+def test_listing_survives_folders_that_vanish(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is removed while it is listed hides no other one."""
+    for folder in "abc":
+        storage.create(f".tts/batches/{folder}/head.json", b"x")
+    names = storage.list_hidden(".tts/batches")
+    seen = [next(names)]
+    left = {f".tts/batches/{folder}/head.json" for folder in "abc"} - set(seen)
+    gone = min(left)
+    storage.remove([gone])
+    seen += names
+    assert left - {gone} <= set(seen)
+
+
+def test_foreign_files_are_not_listed_as_ours(storage: LocalStorage) -> None:
+    """What no method takes as a name (an NFS placeholder) is not listed for removal."""
+    storage.create(".tts/batches/b/head.json", b"x")
+    (storage.root / ".tts/batches/b/.nfs0001").write_bytes(b"x")
+    assert list(storage.list_hidden(".tts/batches")) == [".tts/batches/b/head.json"]
+
+
 def test_a_link_reported_as_failed_but_made_is_a_success(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +228,7 @@ def test_a_link_reported_as_failed_but_made_is_a_success(
         (errno.EIO, "Input/output error"),
     ],
 )
-@pytest.mark.parametrize("method", ["create", "replace"])
+@pytest.mark.parametrize("method", ["create", "replace", "write"])
 def test_a_failing_disk_leaves_nothing_behind(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, code: int, advice: str, method: str
 ) -> None:
@@ -127,7 +243,7 @@ def test_a_failing_disk_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(StorageError, match=advice) as caught:
-        getattr(storage, method)("b/report.jsonl", b"x")
+        getattr(storage, method)("b/report.jsonl", [b"x"] if method == "write" else b"x")
     assert str(storage.root / "b/report.jsonl") in str(caught.value)
     assert _files(storage.root) == ["b/other.wav"]
 
@@ -236,6 +352,38 @@ for number in itertools.count():
 """
 
 
+_WRITE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from tts_tasks.storage import LocalStorage
+
+def pieces():
+    for number in range(4):
+        yield b"new" * 1_000_000
+        if number == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+LocalStorage(Path(sys.argv[1])).write("b/report.jsonl", pieces())
+"""
+
+
+@pytest.mark.parametrize("piece", [0, 3])
+def test_kill_9_while_writing_leaves_the_old_report(tmp_path: Path, piece: int) -> None:
+    """A writer that dies between two pieces has changed nothing; `sweep` removes its rest."""
+    storage = LocalStorage(tmp_path / "store")
+    storage.replace("b/report.jsonl", b"old")
+    died = subprocess.run(
+        [sys.executable, "-c", _WRITE_AND_DIE, str(storage.root), str(piece)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+        check=False,
+    )
+    assert died.returncode == -signal.SIGKILL
+    assert storage.read("b/report.jsonl") == b"old"
+    assert storage.sweep(older_than_s=0) == 1
+    assert _files(storage.root) == ["b/report.jsonl"]
+
+
 def test_kill_9_at_any_moment_leaves_only_whole_artifacts(tmp_path: Path) -> None:
     """A writer killed in full flight has published whole artifacts only."""
     root = tmp_path / "store"
@@ -281,6 +429,8 @@ def test_symbolic_links_below_the_root_are_not_followed(
     outside.mkdir()
     (outside / "secret.wav").write_bytes(b"secret")
     (storage.root / "folder").symlink_to(outside)
+    (storage.root / ".tts").mkdir()
+    (storage.root / ".tts/batches").symlink_to(outside)
     (storage.root / "secret.wav").symlink_to(outside / "secret.wav")
     (storage.root / "dangling.wav").symlink_to(outside / "new.wav")
     (storage.root / ".tts-tmp").symlink_to(outside)
@@ -288,6 +438,9 @@ def test_symbolic_links_below_the_root_are_not_followed(
     doors: list[Callable[[], object]] = [
         lambda: storage.create("folder/a.wav", b"x"),
         lambda: storage.replace("folder/report.jsonl", b"x"),
+        lambda: storage.write("folder/report.jsonl", [b"x"]),
+        lambda: storage.remove([".tts/batches/secret.wav"]),
+        lambda: list(storage.list_hidden(".tts/batches")),
         lambda: storage.read("folder/secret.wav"),
         lambda: storage.stat("folder/secret.wav"),
         lambda: storage.path("folder/secret.wav"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator  # noqa: TC003 - part of the Protocol users may resolve
+from collections.abc import Iterable, Iterator  # noqa: TC003 - part of the Protocol users may resolve
 from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003 - a dataclass field
 from pathlib import Path  # noqa: TC003 - part of the Protocol users may resolve
@@ -18,6 +18,8 @@ MAX_NAME_BYTES: Final = 512
 MAX_PART_BYTES: Final = 250
 #: The only hidden folder in storage names: what is known of the artifacts beside it.
 SIDECAR_FOLDER: Final = ".tts"
+#: Where objects may be removed: what is kept of batches, and what is not published yet.
+REMOVABLE_FOLDERS: Final = (f"{SIDECAR_FOLDER}/batches/", f"{SIDECAR_FOLDER}/staging/")
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")
 _AUDIO_SUFFIXES = tuple(f".{name}" for name in AUDIO_FORMATS)
@@ -63,8 +65,27 @@ class Storage(Protocol):
         """
         ...
 
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Do as `replace` with an object that comes in pieces; memory does not grow with it.
+
+        An error that ``pieces`` raises leaves everything as it was, and is passed on.
+        """
+        ...
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove objects below `REMOVABLE_FOLDERS`, durably; one that is not there is fine.
+
+        Any other name raises `StorageError`: artifacts and their sidecars are never removed.
+        Names before it may be gone by then.
+        """
+        ...
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield the names below a folder, in no promised order, hidden ones left out."""
+        ...
+
+    def list_hidden(self, prefix: str) -> Iterator[str]:
+        """Yield the names below a folder inside the root's ``.tts``, in no promised order."""
         ...
 
     def uri(self, name: str) -> str:
@@ -87,11 +108,32 @@ def check_name(name: str) -> None:
         raise StorageError(f"storage name {text} {reason}")
 
 
+def is_allowed(name: str) -> bool:
+    """Tell whether `check_name` takes a name: others may lie about in a folder."""
+    return _name_fault(name) is None
+
+
 def check_replaceable(name: str) -> None:
     """Refuse to overwrite an artifact (rule 4); raises `StorageError`."""
     check_name(name)
     if name.lower().endswith(_AUDIO_SUFFIXES):
         raise StorageError(f"{name} is an artifact: artifacts are created once, never replaced")
+
+
+def check_removable(name: str) -> None:
+    """Refuse to remove what may be an artifact or its sidecar (rule 4); raises `StorageError`."""
+    check_name(name)
+    if not name.startswith(REMOVABLE_FOLDERS):
+        raise StorageError(
+            f"{name} is not below {' or '.join(REMOVABLE_FOLDERS)}: nothing else is ever removed"
+        )
+
+
+def check_hidden_folder(prefix: str) -> None:
+    """Refuse what is no folder inside the root's ``.tts``; raises `StorageError`."""
+    check_name(prefix)
+    if not prefix.startswith(f"{SIDECAR_FOLDER}/"):
+        raise StorageError(f"{prefix} is no folder inside {SIDECAR_FOLDER}")
 
 
 def is_hidden(name: str) -> bool:

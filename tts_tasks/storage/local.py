@@ -9,17 +9,31 @@ import time
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tts_tasks.errors import NotFoundError, StorageError
-from tts_tasks.storage.base import ObjectInfo, check_name, check_replaceable, is_hidden
+from tts_tasks.storage.base import (
+    REMOVABLE_FOLDERS,
+    ObjectInfo,
+    check_hidden_folder,
+    check_name,
+    check_removable,
+    check_replaceable,
+    is_allowed,
+    is_hidden,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+T = TypeVar("T")
 
 _TEMP_FOLDER: Final = ".tts-tmp"
 _TEMP_SUFFIX: Final = ".part"
+#: How often a folder is made again that `LocalStorage.remove` took away because it was empty.
+_FOLDER_TRIES: Final = 10
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _ADVICE: Final[dict[int, str]] = {
@@ -62,9 +76,13 @@ class LocalStorage:
     def create(self, name: str, data: bytes) -> bool:
         """See `Storage.create`."""
         check_name(name)
-        with self._errors(name), self._folder_of(name, create=True) as (folder, leaf):
+        with self._errors(name):
+            return _in_lasting_folder(lambda: self._create(name, data))
+
+    def _create(self, name: str, data: bytes) -> bool:
+        with self._folder_of(name, create=True) as (folder, leaf):
             if _lstat(folder, leaf) is None:
-                with self._temporary(data) as (temp_folder, temp):
+                with self._temporary((data,)) as (temp_folder, temp):
                     created = _link_if_absent(temp_folder, temp, folder, leaf)
                     os.fsync(folder)
                     return created
@@ -98,19 +116,52 @@ class LocalStorage:
 
     def replace(self, name: str, data: bytes) -> None:
         """See `Storage.replace`: for reports and sidecars only, never for artifacts."""
+        self.write(name, (data,))
+
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
+        """See `Storage.write`."""
         check_replaceable(name)
-        with (
-            self._errors(name),
-            self._folder_of(name, create=True) as (folder, leaf),
-            self._temporary(data) as (temp_folder, temp),
-        ):
+        with self._errors(name), self._temporary(pieces) as (temp_folder, temp):
+            _in_lasting_folder(lambda: self._move(temp_folder, temp, name))
+
+    def _move(self, temp_folder: int, temp: str, name: str) -> None:
+        with self._folder_of(name, create=True) as (folder, leaf):
             os.replace(temp, leaf, src_dir_fd=temp_folder, dst_dir_fd=folder)
             os.fsync(folder)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """See `Storage.remove`. Folders that this empties go too."""
+        for folder_name, together in groupby(_removable(names), lambda name: _split(name)[0]):
+            with self._errors(folder_name), suppress(FileNotFoundError):
+                with self._folder_of(f"{folder_name}/.", create=False) as (folder, _):
+                    for name in together:
+                        with suppress(FileNotFoundError):
+                            os.unlink(_split(name)[1], dir_fd=folder)
+                    os.fsync(folder)
+                self._remove_empty(folder_name)
+
+    def _remove_empty(self, folder: str) -> None:
+        """Remove a folder, and those above it inside the removable ones, as far as empty."""
+        while folder.startswith(REMOVABLE_FOLDERS):
+            try:
+                with self._folder_of(folder, create=False) as (parent, leaf):
+                    os.rmdir(leaf, dir_fd=parent)
+            except OSError:  # it holds something, or somebody else was faster
+                return
+            folder, _ = _split(folder)
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `Storage.list`."""
         if prefix:
             check_name(prefix)
+        return (name for name in self._names(prefix) if not is_hidden(name))
+
+    def list_hidden(self, prefix: str) -> Iterator[str]:
+        """See `Storage.list_hidden`."""
+        check_hidden_folder(prefix)
+        return filter(is_allowed, self._names(prefix))
+
+    def _names(self, prefix: str) -> Iterator[str]:
         with self._errors(prefix):
             try:
                 with self._folder_of(f"{prefix}/." if prefix else ".", create=False) as (top, _):
@@ -180,7 +231,7 @@ class LocalStorage:
             os.close(fd)
 
     @contextmanager
-    def _temporary(self, data: bytes) -> Iterator[tuple[int, str]]:
+    def _temporary(self, pieces: Iterable[bytes]) -> Iterator[tuple[int, str]]:
         """Write and sync a temporary file; it is gone afterwards, whatever happened."""
         temp = f"{uuid.uuid4().hex}{_TEMP_SUFFIX}"
         with self._folder_of(f"{_TEMP_FOLDER}/{temp}", create=True) as (folder, _):
@@ -189,13 +240,33 @@ class LocalStorage:
             fd = os.open(temp, flags, 0o666, dir_fd=folder)
             try:
                 with os.fdopen(fd, "wb") as file:
-                    file.write(data)
+                    for piece in pieces:
+                        file.write(piece)
                     file.flush()
                     os.fsync(file.fileno())
                 yield folder, temp
             finally:
                 with suppress(OSError):
                     os.unlink(temp, dir_fd=folder)
+
+
+def _in_lasting_folder(effect: Callable[[], T]) -> T:
+    """Do it again where `LocalStorage.remove` took the folder away, empty, before its use."""
+    for _ in range(_FOLDER_TRIES - 1):
+        with suppress(FileNotFoundError):
+            return effect()
+    return effect()
+
+
+def _removable(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        check_removable(name)
+        yield name
+
+
+def _split(name: str) -> tuple[str, str]:
+    folder, _, leaf = name.rpartition("/")
+    return folder, leaf
 
 
 def _link_if_absent(temp_folder: int, temp: str, folder: int, leaf: str) -> bool:
@@ -277,14 +348,16 @@ def _read_regular(folder: int, leaf: str, name: str) -> bytes:
 
 def _walk(top: int, prefix: str) -> Iterator[str]:
     def stop(error: OSError) -> None:
-        raise error
+        # A folder that was removed meanwhile holds nothing; the others are still to be listed.
+        if not isinstance(error, FileNotFoundError):
+            raise error
 
     for folder, _, leaves, folder_fd in os.fwalk(".", dir_fd=top, onerror=stop):
         inner = "" if folder == "." else f"{folder.removeprefix('./')}/"
         for leaf in leaves:
             name = f"{inner}{leaf}"
             found = _lstat(folder_fd, leaf)
-            if not is_hidden(name) and found is not None and stat.S_ISREG(found.st_mode):
+            if found is not None and stat.S_ISREG(found.st_mode):
                 yield f"{prefix}{name}"
 
 

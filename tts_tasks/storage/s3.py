@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -20,14 +22,26 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from tts_tasks.errors import ConfigurationError, NotFoundError, StorageError, UnavailableError
-from tts_tasks.storage.base import ObjectInfo, check_name, check_replaceable, is_hidden
+from tts_tasks.storage.base import (
+    ObjectInfo,
+    check_hidden_folder,
+    check_name,
+    check_removable,
+    check_replaceable,
+    is_allowed,
+    is_hidden,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from obstore.store import ClientConfig, S3Config
 
 _CONFLICT_TRIES: Final = 5
+#: A part of a multipart upload. S3 wants 5 MiB at least, and takes 10,000 of them.
+_PART_BYTES: Final = 8 * 1024 * 1024
+#: What S3 removes at most in one request.
+_REMOVED_TOGETHER: Final = 1000
 _KEY_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
@@ -100,15 +114,48 @@ class S3Storage:
         with self._errors(name):
             obstore.put(self._store, name, data, use_multipart=False)
 
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
+        """See `Storage.write`: what is longer than a part becomes a multipart upload."""
+        check_replaceable(name)
+        rest = iter(pieces)
+        start = bytearray()
+        for piece in rest:
+            start += piece
+            if len(start) > _PART_BYTES:
+                break
+        else:
+            self.replace(name, bytes(start))
+            return
+        # In a thread of their own, because pieces may come out of this storage, and obstore
+        # cannot be called from within a call of obstore.
+        with ThreadPoolExecutor(1) as producer, self._errors(name):
+            obstore.put(
+                self._store,
+                name,
+                _drawn(producer, chain((bytes(start),), rest)),
+                chunk_size=_PART_BYTES,
+                max_concurrency=2,
+            )
+
+    def remove(self, names: Iterable[str]) -> None:
+        """See `Storage.remove`."""
+        rest = iter(names)
+        while some := list(islice(rest, _REMOVED_TOGETHER)):
+            for name in some:
+                check_removable(name)
+            with self._errors(some[0]):
+                obstore.delete(self._store, some)
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `Storage.list`."""
         if prefix:
             check_name(prefix)
-        with self._errors(prefix):
-            for chunk in obstore.list(self._store, prefix or None, chunk_size=1000):
-                for meta in chunk:
-                    if not is_hidden(meta["path"]):
-                        yield meta["path"]
+        return (name for name in self._names(prefix) if not is_hidden(name))
+
+    def list_hidden(self, prefix: str) -> Iterator[str]:
+        """See `Storage.list_hidden`."""
+        check_hidden_folder(prefix)
+        return filter(is_allowed, self._names(prefix))
 
     def uri(self, name: str) -> str:
         """See `Storage.uri`: an ``s3://`` URL."""
@@ -120,8 +167,18 @@ class S3Storage:
         check_name(name)
 
     def sweep(self, older_than_s: float) -> int:  # noqa: ARG002 - nothing to sweep
-        """See `Storage.sweep`: a put in one request leaves nothing behind."""
+        """See `Storage.sweep`: a put in one request leaves nothing behind.
+
+        A writer that is killed in the middle of a multipart upload leaves its parts, which S3
+        neither lists nor shows: a lifecycle rule of the bucket removes them.
+        """
         return 0
+
+    def _names(self, prefix: str) -> Iterator[str]:
+        with self._errors(prefix):
+            for chunk in obstore.list(self._store, prefix or None, chunk_size=1000):
+                for meta in chunk:
+                    yield meta["path"]
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
@@ -141,6 +198,11 @@ class S3Storage:
             raise UnavailableError(f"{where}: {_first_line(error)}") from error
         except BaseError as error:
             raise StorageError(f"{where}: {_first_line(error)}") from error
+
+
+def _drawn(producer: ThreadPoolExecutor, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    while (piece := producer.submit(next, pieces, None).result()) is not None:
+        yield piece
 
 
 def _may_be_plain(endpoint: str) -> bool:

@@ -7,10 +7,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tts_tasks.errors import NotFoundError
-from tts_tasks.storage.base import ObjectInfo, check_name, check_replaceable, is_hidden
+from tts_tasks.storage.base import (
+    ObjectInfo,
+    check_hidden_folder,
+    check_name,
+    check_removable,
+    check_replaceable,
+    is_hidden,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from tts_tasks.testing.store import Wire
@@ -69,6 +76,20 @@ class MemoryStorage:
     def _store_replace(self, name: str, data: bytes) -> None:
         self.objects[name] = data
 
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
+        """See `Storage.write`."""
+        check_replaceable(name)
+        self._ask(self._store_replace, name, b"".join(pieces))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """See `Storage.remove`."""
+        for name in names:
+            check_removable(name)
+            self._ask(self._store_remove, name)
+
+    def _store_remove(self, name: str) -> None:
+        self.objects.pop(name, None)
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `Storage.list`."""
         if prefix:
@@ -76,6 +97,11 @@ class MemoryStorage:
         for name in sorted(self.objects):
             if (not prefix or name.startswith(f"{prefix}/")) and not is_hidden(name):
                 yield name
+
+    def list_hidden(self, prefix: str) -> Iterator[str]:
+        """See `Storage.list_hidden`."""
+        check_hidden_folder(prefix)
+        return iter([name for name in sorted(self.objects) if name.startswith(f"{prefix}/")])
 
     def uri(self, name: str) -> str:
         """See `Storage.uri`."""
