@@ -6,7 +6,7 @@
 """
 
 from tts_tasks.app import app
-from tts_tasks.client import follow, submit_batch
+from tts_tasks.client import follow, follow_audio, follow_audio_async, submit_batch
 from tts_tasks.tasks import synthesize
 
-__all__ = ["app", "follow", "submit_batch", "synthesize"]
+__all__ = ["app", "follow", "follow_audio", "follow_audio_async", "submit_batch", "synthesize"]

@@ -10,7 +10,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import IO, TYPE_CHECKING, Final, cast
 
 import numpy as np
 import soundfile
@@ -35,6 +35,7 @@ _CODECS: Final[dict[AudioFormat, tuple[str, str]]] = {
 _INTEGER_FORMATS: Final = frozenset({"wav", "flac"})
 #: Encoded piece by piece: an hour needs no second hour of memory, and libvorbis no huge stack.
 _BLOCK_FRAMES: Final = 1 << 16
+_QUALITY: Final = "VHQ"
 _MAX_WAV_FRAMES: Final = 2**31 - 64  #: of two bytes, under the 4 GiB that its header can count
 _OGG_SERIAL: Final = 0x7474735F  # any constant; libsndfile takes a random one
 _OGG_HEADER: Final = struct.Struct("<4sBBqIIIB")
@@ -78,7 +79,34 @@ def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[
     _checked(samples)
     if from_hz == to_hz:
         return samples
-    return cast("NDArray[np.float32]", soxr.resample(samples, from_hz, to_hz, quality="VHQ"))
+    return cast("NDArray[np.float32]", soxr.resample(samples, from_hz, to_hz, quality=_QUALITY))
+
+
+def pcm16(samples: NDArray[np.float32]) -> bytes:
+    """Return the samples as 16-bit little-endian PCM: rounded, and clipped where they must be.
+
+    What a segment is kept as until its job ends: half of the size, and exactly what WAV and FLAC
+    will hold. Raises `EngineError` for samples that are no audio.
+    """
+    _checked(samples)
+    return b"".join(_to_int16(block).astype("<i2").tobytes() for block in _blocks(samples))
+
+
+def encode_pcm16(
+    source: IO[bytes],
+    from_hz: int,
+    sample_rate_hz: int,
+    format: AudioFormat,  # noqa: A002
+) -> tuple[bytes, float]:
+    """Read 16-bit PCM to its end; returns a whole encoded file, and its duration in seconds.
+
+    Like `encode`, but reads, resamples and encodes block by block: an hour of speech is never in
+    memory as anything but the result. The result does not depend on how the source came about.
+    """
+    rate_hz = encodable_rate_hz(sample_rate_hz, format)
+    blocks = _resampled(_read_blocks(source), from_hz, rate_hz)
+    data, frames = _write(blocks, rate_hz, format)
+    return data, frames / rate_hz
 
 
 def encode(samples: NDArray[np.float32], sample_rate_hz: int, format: AudioFormat) -> bytes:  # noqa: A002
@@ -91,19 +119,7 @@ def encode(samples: NDArray[np.float32], sample_rate_hz: int, format: AudioForma
     if not _checked(samples).size:
         raise EngineError("there is no audio to encode: the engine returned no samples")
     rate_hz = encodable_rate_hz(sample_rate_hz, format)
-    samples = resample(samples, sample_rate_hz, rate_hz)
-    if format == "wav" and samples.size > _MAX_WAV_FRAMES:
-        raise EngineError(
-            f"{samples.size / rate_hz / 3600:.1f} h do not fit into WAV: ask for flac"
-        )
-    container, codec = _CODECS[format]
-    target = io.BytesIO()
-    with soundfile.SoundFile(
-        target, "w", samplerate=rate_hz, channels=1, format=container, subtype=codec
-    ) as file:
-        for block in _blocks(samples):
-            file.write(_to_int16(block) if format in _INTEGER_FORMATS else block)
-    return _with_fixed_ogg_serial(target.getbuffer()) if container == "OGG" else target.getvalue()
+    return _write(_blocks(resample(samples, sample_rate_hz, rate_hz)), rate_hz, format)[0]
 
 
 def encodable_rate_hz(sample_rate_hz: int, format: AudioFormat) -> int:  # noqa: A002
@@ -149,6 +165,64 @@ def _blocks(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
 def _to_int16(block: NDArray[np.float32]) -> NDArray[np.int16]:
     scaled: NDArray[np.float32] = np.rint(block * np.float32(32768))
     return scaled.clip(-32768, 32767).astype(np.int16)
+
+
+def _read_blocks(source: IO[bytes]) -> Iterator[NDArray[np.float32]]:
+    while data := source.read(2 * _BLOCK_FRAMES):
+        yield np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+
+
+def _resampled(
+    blocks: Iterator[NDArray[np.float32]], from_hz: int, to_hz: int
+) -> Iterator[NDArray[np.float32]]:
+    """Resample a stream; soxr gives the same samples as for the whole in one go."""
+    if from_hz == to_hz:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=_QUALITY)
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _write(
+    blocks: Iterator[NDArray[np.float32]],
+    rate_hz: int,
+    format: AudioFormat,  # noqa: A002
+) -> tuple[bytes, int]:
+    """Encode blocks at a rate that the format knows; returns the file and its frames."""
+    container, codec = _CODECS[format]
+    target = io.BytesIO()
+    frames = 0
+    with soundfile.SoundFile(
+        target, "w", samplerate=rate_hz, channels=1, format=container, subtype=codec
+    ) as file:
+        for block in _of_one_size(blocks):
+            frames += block.size
+            if format == "wav" and frames > _MAX_WAV_FRAMES:
+                hours = frames / rate_hz / 3600
+                raise EngineError(f"more than {hours:.1f} h do not fit into WAV: ask for flac")
+            file.write(_to_int16(block) if format in _INTEGER_FORMATS else block)
+    if not frames:
+        raise EngineError("there is no audio to encode: the engine returned no samples")
+    data = target.getbuffer()
+    return (_with_fixed_ogg_serial(data) if container == "OGG" else bytes(data)), frames
+
+
+def _of_one_size(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Cut a stream into blocks of `_BLOCK_FRAMES`: what a codec makes may depend on its bites."""
+    held: list[NDArray[np.float32]] = []
+    size = 0
+    for block in blocks:
+        held.append(block)
+        size += block.size
+        while size >= _BLOCK_FRAMES:
+            joined = np.concatenate(held)
+            yield joined[:_BLOCK_FRAMES]
+            held = [joined[_BLOCK_FRAMES:]]
+            size = held[0].size
+    if size:
+        yield np.concatenate(held)
 
 
 def _with_fixed_ogg_serial(data: memoryview) -> bytes:

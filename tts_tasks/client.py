@@ -25,6 +25,7 @@ from tts_tasks.cluster import cluster_status, events
 from tts_tasks.errors import ConflictError, NotFoundError, RequestError, WaitTimeoutError
 from tts_tasks.jsonl import BatchLine, RejectedLine, file_sha256, parse_items, read_batch
 from tts_tasks.ledger import BatchBook, BatchRecord, JobLedger, JobRecord
+from tts_tasks.listening import AudioSegment, follow_audio, follow_audio_async
 from tts_tasks.operations import drain, switchover, undrain
 from tts_tasks.reports import rejected_line, report_line, report_lines
 from tts_tasks.routing import route_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tts_tasks.settings import Settings
 
 __all__ = [
+    "AudioSegment",
     "BatchStatus",
     "JobResult",
     "batch_errors",
@@ -48,6 +50,8 @@ __all__ = [
     "events",
     "fetch",
     "follow",
+    "follow_audio",
+    "follow_audio_async",
     "job_result",
     "read_artifact",
     "report",

@@ -71,6 +71,12 @@ def job(job_id: str) -> str:
     return f"tts:{{{tag}}}:job:{item}"
 
 
+def segments(job_id: str) -> str:
+    """Stream: the segments of a job that have been spoken, ``<number>-0`` each; expires."""
+    tag, item = split_job_id(job_id)
+    return f"tts:{{{tag}}}:segments:{item}"
+
+
 def batch(batch_id: str) -> str:
     """Hash: counters and description of a batch."""
     return f"tts:{{{batch_id}}}:batch"

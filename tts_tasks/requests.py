@@ -108,6 +108,7 @@ class SpeechRequest(BaseModel):
     prompt_text: Annotated[str, Field(max_length=MAX_PROMPT_TEXT_CHARS)] | None = None
     prompt_audio: str | None = None  #: reference audio, a path relative to the batch file
     model: str = "default"
+    stream: bool = False  #: somebody listens while it is made
 
     @field_validator("text")
     @classmethod
@@ -161,7 +162,7 @@ class SpeechRequest(BaseModel):
         change the hash of the requests of today, and their artifacts are still found.
         """
         fields = self.model_dump(
-            mode="json", exclude={"output_name", "requires"}, exclude_defaults=True
+            mode="json", exclude={"output_name", "requires", "stream"}, exclude_defaults=True
         )
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()

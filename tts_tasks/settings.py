@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     store_outage_s: Annotated[float, Field(gt=0)] = 600.0
     lost_message_grace_s: Annotated[float, Field(gt=0)] = 5.0
     retention_s: Annotated[int, Field(gt=0)] = 7 * 24 * 3600
+    segment_log_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
+    segment_log_ttl_s: Annotated[int, Field(gt=0)] = 600
     events_kept: Annotated[int, Field(gt=0)] = 20_000
 
     notify_url: SecretStr = SecretStr("")  #: secret, as the path of a webhook often is one

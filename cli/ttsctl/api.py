@@ -124,6 +124,30 @@ class JobResult(Protocol):
         ...
 
 
+class AudioSegment(Protocol):
+    """A piece of a job's sound."""
+
+    @property
+    def number(self) -> int:
+        """From 1."""
+        ...
+
+    @property
+    def pcm(self) -> bytes:
+        """16-bit little-endian mono samples."""
+        ...
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the samples."""
+        ...
+
+    @property
+    def duration_s(self) -> float:
+        """How long it sounds."""
+        ...
+
+
 class Client(Protocol):
     """The functions of `tts_tasks.client` that commands call."""
 
@@ -164,6 +188,12 @@ class Client(Protocol):
         self, batch_or_job: str, /, *, after: int = 0, timeout_s: float | None = None
     ) -> Iterator[JobResult]:
         """Yield each finished job, those that had finished before first."""
+        ...
+
+    def follow_audio(
+        self, job: str, /, *, after: int = 0, timeout_s: float | None = None
+    ) -> Iterator[AudioSegment]:
+        """Yield the segments of a job as they are spoken."""
         ...
 
     def report(self, batch: str, /) -> Iterator[dict[str, Any]]:

@@ -17,10 +17,25 @@ from tts_tasks import keys
 from tts_tasks.coordination.base import Coordinator, Lease
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.errors import ConflictError, UnavailableError
-from tts_tasks.ledger import BatchBook, Claim, ClaimRefused, JobLedger, JobMeta, Refusal
+from tts_tasks.ledger import (
+    BatchBook,
+    Claim,
+    ClaimRefused,
+    JobLedger,
+    JobMeta,
+    LoggedSegment,
+    Refusal,
+    SegmentLog,
+)
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
-from tts_tasks.testing import MemoryBatches, MemoryCoordinator, MemoryLedger, MemoryStore
+from tts_tasks.testing import (
+    MemoryBatches,
+    MemoryCoordinator,
+    MemoryLedger,
+    MemorySegments,
+    MemoryStore,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +49,7 @@ BATCH = "b1"
 
 Ledger = JobLedger | MemoryLedger
 Book = BatchBook | MemoryBatches
+Log = SegmentLog | MemorySegments
 
 
 @dataclass
@@ -42,6 +58,7 @@ class Stores:
 
     ledger: Ledger
     book: Book
+    log: Log
     coordinator: Coordinator
     age: Callable[[str, str, float], object]  #: make a job's last ring older: queue, id, seconds
     ring: Callable[[str, str, float], object]  #: put a message into a queue, rung so long ago
@@ -60,6 +77,7 @@ def in_redis(url: str, broker_url: str) -> Stores:
     return Stores(
         ledger,
         BatchBook(url),
+        SegmentLog(url),
         RedisCoordinator(url, timeout_s=2.0),
         age=lambda queue, job, by_s: client.zincrby(keys.open_jobs(queue), -by_s * 1000, job),
         ring=ring,
@@ -77,6 +95,7 @@ def in_memory() -> Stores:
     return Stores(
         MemoryLedger(store),
         MemoryBatches(store),
+        MemorySegments(store),
         MemoryCoordinator(store=store),
         age=age,
         ring=lambda queue, job, s: store.queues[queue].append((job, store.now_ms() - s * 1000)),
@@ -106,6 +125,17 @@ def ledger(stores: Stores) -> Ledger:
 def book(stores: Stores) -> Book:
     """The batches of the same ledger."""
     return stores.book
+
+
+@pytest.fixture
+def log(stores: Stores) -> Log:
+    """The segment logs of the same ledger."""
+    return stores.log
+
+
+def append(log: Log, claim: Claim, number: int, segments: int) -> bool:
+    segment = LoggedSegment.of(number, segments, b"\0\1", 8000)
+    return log.append(claim, segment, "plan", {"after": number}, 60)
 
 
 def accept_lines(ledger: Ledger, *lines: int) -> list[str]:
@@ -157,28 +187,30 @@ def test_an_unknown_job_is_not_invented(ledger: Ledger) -> None:
     assert answer.reason is Refusal.MISSING
 
 
-def test_only_the_newest_attempt_may_append_and_finish(ledger: Ledger) -> None:
+def test_only_the_newest_attempt_may_append_and_finish(ledger: Ledger, log: Log) -> None:
     """The first worker comes back after its job was given to a second: it is refused."""
     (job_id,) = accept_lines(ledger, 1)
     first = granted(claim(ledger, job_id, "w1"))
     assert ledger.release(job_id, "w1", None, strike=True) == 1
     second = granted(claim(ledger, job_id, "w2"))
     assert second.attempt == first.attempt + 1
-    assert not ledger.append(first, 1, 2)
+    assert not append(log, first, 1, 2)
     assert ledger.finish(first, "succeeded", {"uri": "stale"}, retention_s=60) is None
-    assert ledger.append(second, 1, 2)
+    assert append(log, second, 1, 2)
     assert ledger.finish(second, "succeeded", {"uri": "new"}, retention_s=60) is not None
     record = ledger.get(job_id)
     assert record is not None
     assert (record.state, record.result) == ("succeeded", {"uri": "new"})
 
 
-def test_an_earlier_attempt_of_the_same_worker_may_not_append_or_finish(ledger: Ledger) -> None:
+def test_an_earlier_attempt_of_the_same_worker_may_not_append_or_finish(
+    ledger: Ledger, log: Log
+) -> None:
     """Its child was taken for dead and lives: the name is right, the attempt is not."""
     (job_id,) = accept_lines(ledger, 1)
     first = granted(claim(ledger, job_id, "w1"))
     second = granted(claim(ledger, job_id, "w1"))
-    assert not ledger.append(first, 1, 2)
+    assert not append(log, first, 1, 2)
     assert ledger.finish(first, "succeeded", {"uri": "stale"}, retention_s=60) is None
     assert ledger.finish(second, "succeeded", {"uri": "new"}, retention_s=60) is not None
 
@@ -192,12 +224,12 @@ def test_an_attempt_of_a_ledger_that_forgot_its_job_is_refused(stores: Stores) -
     accept_lines(ledger, 1)
     newest = granted(claim(ledger, job_id, "w2"))
     assert newest.attempt == stale.attempt
-    assert not ledger.append(stale, 1, 2)
+    assert not append(stores.log, stale, 1, 2)
     assert ledger.finish(stale, "succeeded", {"uri": "stale"}, retention_s=60) is None
-    assert ledger.append(newest, 1, 2)
+    assert append(stores.log, newest, 1, 2)
 
 
-def test_only_the_holder_of_that_attempt_loses_its_job(ledger: Ledger) -> None:
+def test_only_the_holder_of_that_attempt_loses_its_job(ledger: Ledger, log: Log) -> None:
     """Whoever gives a job back names what it has seen; what has changed since is left alone."""
     (job_id,) = accept_lines(ledger, 1)
     first = granted(claim(ledger, job_id, "w1"))
@@ -205,7 +237,7 @@ def test_only_the_holder_of_that_attempt_loses_its_job(ledger: Ledger) -> None:
     assert ledger.release(job_id, "w2", first.attempt, strike=True) is None
     second = granted(claim(ledger, job_id, "w1"))
     assert ledger.release(job_id, "w1", first.attempt, strike=True) is None
-    assert ledger.append(second, 1, 2)
+    assert append(log, second, 1, 2)
     assert ledger.release(job_id, "w1", second.attempt, strike=False) == 0
 
 
@@ -246,13 +278,13 @@ def test_a_claim_whose_reply_was_lost_is_asked_again_without_harm(ledger: Ledger
 
 
 def test_a_job_that_loses_its_workers_is_exhausted_unless_it_makes_progress(
-    ledger: Ledger,
+    ledger: Ledger, log: Log
 ) -> None:
     """Three deaths in a row without a new segment are the end; progress starts the count anew."""
     (job_id,) = accept_lines(ledger, 1)
     for done in (1, 2, 3, 4):
         attempt = granted(claim(ledger, job_id, f"w{done}"))
-        ledger.append(attempt, done, 9)
+        append(log, attempt, done, 9)
         ledger.release(job_id, f"w{done}", None, strike=True)
     for n in range(2):
         granted(claim(ledger, job_id, f"x{n}"))

@@ -17,7 +17,7 @@ from tts_tasks.coordination.base import WorkerRecord
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.doorbell import ring
 from tts_tasks.events import EventLog
-from tts_tasks.ledger import Claim, JobLedger, JobMeta
+from tts_tasks.ledger import Claim, JobLedger, JobMeta, LoggedSegment, SegmentLog
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
@@ -38,6 +38,7 @@ class World:
 
     def __init__(self, broker: redis.Redis, broker_url: str, url: str) -> None:
         self.broker = broker
+        self.url = url
         self.redis = connect(url)
         self.ledger = JobLedger(url, broker_url=broker_url)
         self.coordinator = RedisCoordinator(url, timeout_s=2.0)
@@ -193,7 +194,8 @@ def test_recovery_takes_nothing_from_who_has_the_job_now(world: World) -> None:
     assert world.state(job) == ("running", OTHER)
     assert world.waiting() == []
     assert world.seen("job.recovered") == []
-    assert world.ledger.append(claim, 1, 2)
+    segment = LoggedSegment.of(1, 2, b"\0\1", 8000)
+    assert SegmentLog(world.url).append(claim, segment, "plan", None, 60)
 
 
 def test_several_survivors_that_recover_at_once_do_it_once(world: World) -> None:

@@ -16,6 +16,8 @@ RULES = {
     "4": "an artifact appears once, whole",
     "6": "nobody leads past the deadline",
     "7": "ready means it has spoken",
+    "8": "coordination data is small",
+    "segments": "a text goes on from its last segment",
     "epoch": "no epoch is given out twice",
     "switchover": "only the ordered successor leads",
     "watchdog": "only the dead are deposed",
@@ -27,6 +29,8 @@ COORDINATOR = ("tests/contract/test_coordinator_contract.py",)
 LEDGER = ("tests/contract/test_job_ledger.py",)
 ACCEPTANCE = ("tests/contract/test_acceptance.py",)
 RECOVERY = ("tests/contract/test_recovery.py",)
+SEGMENTS = ("tests/contract/test_segment_log.py",)
+RENDERING = ("tests/contract/test_rendering.py",)
 RUNNER = ("tests/contract/test_job_runner.py",)
 PUBLISH = ("tests/contract/test_storage_contract.py", "-k", "not s3")
 DISK = ("tests/unit/test_storage.py",)
@@ -379,10 +383,67 @@ MUTANTS = (
     Mutant(
         "overtaken-attempt-goes-on",
         "3",
-        f"{_WORKERS}/job_runner.py",
-        "if not self._insist(lambda: self._ledger.append(claim, done, segments)):",
-        "if self._insist(lambda: self._ledger.append(claim, done, segments)) is None:",
-        RUNNER,
+        f"{_WORKERS}/rendering.py",
+        "if not kept:",
+        "if kept is None:",
+        RENDERING,
+    ),
+    # -- segments -------------------------------------------------------------------------------
+    Mutant(
+        "segment-appended-twice",
+        "3",
+        f"{_LEDGER}/append.lua",
+        "if number <= done then",
+        "if false then",
+        SEGMENTS,
+    ),
+    Mutant(
+        "restart-by-an-overtaken-attempt",
+        "3",
+        f"{_LEDGER}/restart.lua",
+        "or job[2] ~= ARGV[1] or job[3] ~= ARGV[2] then",
+        "then",
+        SEGMENTS,
+    ),
+    Mutant(
+        "audio-of-a-batch-in-the-store",
+        "8",
+        f"{_WORKERS}/rendering.py",
+        "            self._request.stream\n            and ",
+        "            ",
+        RENDERING,
+    ),
+    Mutant(
+        "audio-in-the-store-without-a-bound",
+        "8",
+        f"{_WORKERS}/rendering.py",
+        "and self._logged_bytes + len(pcm) <= self._tools.settings.segment_log_bytes",
+        "",
+        RENDERING,
+    ),
+    Mutant(
+        "resumed-without-the-engines-state",
+        "segments",
+        f"{_WORKERS}/rendering.py",
+        "self._state = checkpoint.engine_state",
+        "self._state = None",
+        RENDERING,
+    ),
+    Mutant(
+        "damaged-segments-are-joined",
+        "segments",
+        f"{_WORKERS}/rendering.py",
+        "or not segment.is_intact(pcm):",
+        "or False:",
+        RENDERING,
+    ),
+    Mutant(
+        "another-engine-goes-on",
+        "segments",
+        f"{_WORKERS}/rendering.py",
+        "if checkpoint.plan == self._plan:",
+        "if True:",
+        RENDERING,
     ),
     # -- publish --------------------------------------------------------------------------------
     Mutant(
@@ -437,7 +498,7 @@ MUTANTS = (
         "success-without-its-artifact",
         "4",
         f"{_WORKERS}/job_runner.py",
-        "published = self._insist(lambda: publish(storage, name, rendered.data, owner, details))",
+        "published = self._insist(lambda: publish(storage, name, encoded.data, owner, details))",
         'published = Published(name, "", "", 0, adopted=False, details=details)',
         RUNNER,
     ),

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _MODULES = [
-    import_module(f"tts_workers.{name}")
+    import_module(name if "." in name else f"tts_workers.{name}")
     for name in (
+        "tts_tasks.storage.staging",
         "agent",
         "child",
         "child_watch",
@@ -39,6 +40,7 @@ _MODULES = [
         "observer",
         "pace",
         "recovery",
+        "rendering",
         "watchdog",
     )
 ]
@@ -55,6 +57,8 @@ def patched(world: World) -> Iterator[None]:
         "SystemRandom": VirtualRandom(runtime),
         "connect": lambda *_, **__: None,
         "JobLedger": lambda *_, **__: world.ledger(),
+        "SegmentLog": lambda *_, **__: world.segments(),
+        "OnlineWork": lambda _, lease: world.online_work(lease),
         "BatchBook": lambda *_, **__: world.batches(),
         "EventLog": lambda *_, **__: world.events(),
         "open_storage": lambda _: world.storage(),

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from tts_tasks.coordination.base import Lease, WorkerRecord
 from tts_tasks.errors import UnavailableError
-from tts_tasks.ledger import Claim, JobMeta
+from tts_tasks.ledger import Claim, JobMeta, LoggedSegment
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import Settings
 from tts_tasks.storage import Ownership, publish
@@ -30,9 +30,11 @@ from tts_tasks.testing import (
     FakeClock,
     MemoryCoordinator,
     MemoryLedger,
+    MemorySegments,
     MemoryStorage,
     MemoryStore,
 )
+from tts_tasks.testing import ledger as testing_ledger
 from tts_workers import agent
 from tts_workers.agent import Agent
 from tts_workers.decision import decide
@@ -82,6 +84,9 @@ class Rescue:
         """Nothing is published under an epoch here."""
         return 0
 
+    def sweep(self) -> None:
+        """There is nothing to sweep."""
+
     def complete_batches(self) -> None:
         """There are none."""
 
@@ -113,6 +118,7 @@ class Node:
         self.wire = Wire()
         self.coordinator = MemoryCoordinator(store=world.store, wire=self.wire)
         self.ledger = MemoryLedger(world.store, wire=self.wire)
+        self.segments = MemorySegments(world.store, wire=self.wire)
         self.claims: list[Claim] = []
         self.paused = False
         self.id = name
@@ -265,7 +271,8 @@ class World(RuleBasedStateMachine):
         newest = False
         try:
             for done in range(1, segments + 1):
-                node.ledger.append(claim, done, segments)
+                segment = LoggedSegment.of(done, segments, sound, 8000)
+                node.segments.append(claim, segment, "plan", None, 60)
             published = publish(storage, claim.meta.name, sound, owner, {"n": 1})
             newest = self._is_newest(claim)
             result = {"sha256": published.sha256}
@@ -355,8 +362,7 @@ def claim_without_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def finish_without_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    running = staticmethod(lambda job, *_: job["state"] == "running")
-    monkeypatch.setattr(MemoryLedger, "_is_newest", running)
+    monkeypatch.setattr(testing_ledger, "is_newest", lambda job, *_: job["state"] == "running")
 
 
 def overwrite(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,19 @@ class Engine:
         return
 
 
+class OnlineQueue:
+    """`OnlineWork` of this world: looks into the broker's queue."""
+
+    def __init__(self, world: World, lease: BelievedLease) -> None:
+        self._world = world
+        self._lease = lease
+
+    def waits(self) -> bool:
+        """Whether a message waits for the primary that this worker believes to be."""
+        online, _ = self._world.queues
+        return self._lease.get(0.0) is not None and bool(self._world.store.queues[online])
+
+
 @dataclass
 class Message:
     """What the consumer has taken from a queue."""

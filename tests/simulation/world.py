@@ -14,13 +14,14 @@ from tests.simulation.faults import STOP_S, Faults
 from tests.simulation.network import Link, Reach, RecordedEvents
 from tests.simulation.patching import patched
 from tests.simulation.runtime import Process, Runtime
-from tests.simulation.worker import Engine, Worker
+from tests.simulation.worker import Engine, OnlineQueue, Worker
 from tts_tasks.routing import route_of
 from tts_tasks.settings import Settings
 from tts_tasks.testing import (
     MemoryBatches,
     MemoryCoordinator,
     MemoryLedger,
+    MemorySegments,
     MemoryStorage,
     MemoryStore,
 )
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.runtime import Task
     from tests.simulation.virtual_threading import Event
+    from tts_workers.leadership import BelievedLease
 
 _CLIENT_TIMEOUT_S = 1.0
 #: By then everything must have ended: after the last fault, the store's clock may have to catch up
@@ -172,6 +174,12 @@ class World:
 
     def ledger(self) -> MemoryLedger:
         return MemoryLedger(self.store, wire=self._link())
+
+    def segments(self) -> MemorySegments:
+        return MemorySegments(self.store, wire=self._link())
+
+    def online_work(self, lease: BelievedLease) -> OnlineQueue:
+        return OnlineQueue(self, lease)
 
     def batches(self) -> MemoryBatches:
         return MemoryBatches(self.store, wire=self._link())

@@ -41,6 +41,9 @@ class RecordingRescue:
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
         return 0
 
+    def sweep(self) -> None:
+        return
+
     def complete_batches(self) -> None:
         return
 

@@ -49,6 +49,9 @@ class World:
         self._do(f"reconcile {queue}" + " at once" * at_once)
         return 0
 
+    def sweep(self) -> None:
+        self._do("sweep")
+
     def complete_batches(self) -> None:
         self._do("complete batches")
 
@@ -75,6 +78,16 @@ def test_lost_messages_are_looked_for_every_so_often(world: World) -> None:
     """Not at each call."""
     assert world.do() == RECONCILIATION
     assert world.do() == []
+    world.clock.advance(2.5)
+    assert world.do() == RECONCILIATION
+
+
+def test_the_storage_is_swept_now_and_then(world: World) -> None:
+    """Not at once: all workers may have been started together."""
+    world.clock.advance(599)
+    assert world.do() == RECONCILIATION
+    world.clock.advance(2.5)
+    assert world.do() == [*RECONCILIATION, "sweep"]
     world.clock.advance(2.5)
     assert world.do() == RECONCILIATION
 

@@ -61,6 +61,7 @@ def test_our_dialect_reads_every_field() -> None:
         "prompt_text": "你好",
         "prompt_audio": "voices/a.wav",
         "model": "default",
+        "stream": True,
     }
     line = _good(_read(_lines({"id": "a", **fields}))[0])
     assert (line.line, line.id) == (1, "a")

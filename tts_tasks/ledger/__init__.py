@@ -3,14 +3,18 @@
 from tts_tasks.ledger.batches import BatchBook, BatchRecord
 from tts_tasks.ledger.jobs import JobLedger
 from tts_tasks.ledger.records import Claim, ClaimRefused, JobMeta, JobRecord, Refusal
+from tts_tasks.ledger.segments import Checkpoint, LoggedSegment, SegmentLog
 
 __all__ = [
     "BatchBook",
     "BatchRecord",
+    "Checkpoint",
     "Claim",
     "ClaimRefused",
     "JobLedger",
     "JobMeta",
     "JobRecord",
+    "LoggedSegment",
     "Refusal",
+    "SegmentLog",
 ]

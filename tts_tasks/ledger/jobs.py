@@ -1,4 +1,4 @@
-"""Jobs: accept, claim, append, finish, release.
+"""Jobs: accept, claim, finish, release.
 
 Rules 2 and 3 of the design live in the scripts that this module runs: a job is in the ledger
 before its message is sent, `claim` alone decides who works on it, and only the newest attempt may
@@ -114,17 +114,6 @@ class JobLedger:
         detail = str(answer[1]) if len(answer) > 1 else ""
         result = json.loads(answer[2] or "{}") if len(answer) > 2 else {}
         return ClaimRefused(Refusal(answer[0]), detail, result)
-
-    def append(self, claim: Claim, segments_done: int, segments: int) -> bool:
-        """Note progress; False if a newer attempt has the job."""
-        with unavailable_is_clear(self._url):
-            return bool(
-                self._scripts.run(
-                    "append",
-                    [keys.job(claim.job_id)],
-                    [claim.attempt, claim.worker, segments_done, segments],
-                )
-            )
 
     def finish(
         self, claim: Claim, state: str, result: dict[str, Any], *, retention_s: int

@@ -9,6 +9,7 @@ from tts_tasks.testing.batches import MemoryBatches
 from tts_tasks.testing.clock import FakeClock
 from tts_tasks.testing.coordinator import MemoryCoordinator
 from tts_tasks.testing.ledger import MemoryLedger
+from tts_tasks.testing.segments import MemorySegments
 from tts_tasks.testing.storage import MemoryStorage
 from tts_tasks.testing.store import MemoryStore, Wire
 
@@ -17,6 +18,7 @@ __all__ = [
     "MemoryBatches",
     "MemoryCoordinator",
     "MemoryLedger",
+    "MemorySegments",
     "MemoryStorage",
     "MemoryStore",
     "Wire",

@@ -31,6 +31,11 @@ class _Ending:
     retention_s: int
 
 
+def is_newest(job: dict[str, Any], attempt: int, worker: str) -> bool:
+    """Tell whether it is this attempt that has the job. Rule 3."""
+    return (job["state"], job["attempt"], job["worker"]) == ("running", attempt, worker)
+
+
 class MemoryLedger:
     """`JobLedger` in this process; passes the same contract suite.
 
@@ -76,6 +81,8 @@ class MemoryLedger:
             "finished_ms": None,
             "segments_done": 0,
             "segments": 0,
+            "plan": "",
+            "engine_state": None,
         }
         return self.store.now_ms()
 
@@ -132,23 +139,6 @@ class MemoryLedger:
             epoch=lease.epoch if lease else 0,
         )
 
-    def append(self, claim: Claim, segments_done: int, segments: int) -> bool:
-        """Note progress; False if a newer attempt has the job."""
-        return self._ask(self._store_append, claim, segments_done, segments)
-
-    def _store_append(self, claim: Claim, segments_done: int, segments: int) -> bool:
-        job = self.store.job(claim.job_id)
-        if job is None or not self._is_newest(job, claim.attempt, claim.worker):
-            return False
-        if segments_done > job["segments_done"]:
-            job["strikes"] = 0
-        job.update(segments_done=segments_done, segments=segments)
-        return True
-
-    @staticmethod
-    def _is_newest(job: dict[str, Any], attempt: int, worker: str) -> bool:
-        return (job["state"], job["attempt"], job["worker"]) == ("running", attempt, worker)
-
     def finish(
         self, claim: Claim, state: str, result: dict[str, Any], *, retention_s: int
     ) -> int | None:
@@ -176,7 +166,7 @@ class MemoryLedger:
         job = self.store.job(job_id)
         if job is None:
             return None
-        mine = self._is_newest(job, ending.attempt, ending.worker)
+        mine = is_newest(job, ending.attempt, ending.worker)
         if ending.attempt == _ANY:
             mine = job["state"] == "accepted" or (
                 job["state"] == "running" and job["worker"] == ending.worker
@@ -211,7 +201,7 @@ class MemoryLedger:
         self, job_id: str, worker: str, attempt: int | None, strike: bool
     ) -> int | None:
         job = self.store.job(job_id)
-        if job is None or not self._is_newest(
+        if job is None or not is_newest(
             job, job["attempt"] if attempt is None else attempt, worker
         ):
             return None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tts_tasks.coordination.base import Lease, WorkerRecord
+    from tts_tasks.ledger.segments import LoggedSegment
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class MemoryStore:
     members: set[str] = field(default_factory=set)
     records: dict[str, tuple[WorkerRecord, float]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    segments: dict[str, list[LoggedSegment]] = field(default_factory=dict)
     claims: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     #: queue → job → when it was last rung, in ms
     open_jobs: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
@@ -106,6 +108,7 @@ class MemoryStore:
             self.members,
             self.records,
             self.jobs,
+            self.segments,
             self.claims,
             self.open_jobs,
             self.queues,

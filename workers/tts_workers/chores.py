@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How often the storage is swept, in seconds.
+_SWEEP_S = 600.0
+
 
 class Rescue(Protocol):
     """What is done for the dead (see `tts_workers.recovery`)."""
@@ -37,6 +40,10 @@ class Rescue(Protocol):
 
     def complete_batches(self) -> None:
         """Write missing reports."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove what attempts that died have left in the storage."""
         ...
 
     def highest_epoch(self) -> int:
@@ -78,6 +85,7 @@ class Chores:
         self._on_epochs = on_epochs
         self._epochs_wanted = False
         self._next_reconcile_s = 0.0
+        self._next_sweep_s = clock() + _SWEEP_S
         self._child_died = False
         self._dead: dict[str, float] = {}  #: workers to recover, by their silence in seconds
         self._queues: tuple[str, ...] = ()
@@ -141,6 +149,9 @@ class Chores:
         self._next_reconcile_s = now_s + self._reconcile_s
         self._reconcile(at_once=False)
         self._survive(self._rescue.complete_batches)
+        if now_s >= self._next_sweep_s:
+            self._next_sweep_s = now_s + _SWEEP_S
+            self._survive(self._rescue.sweep)
 
     def _reconcile(self, *, at_once: bool) -> None:
         for queue in self._queues:

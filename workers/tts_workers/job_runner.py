@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from celery.exceptions import Ignore, Reject
 
-from tts_tasks import audio, keys
+from tts_tasks import keys
 from tts_tasks.errors import (
     ConflictError,
     EngineError,
@@ -27,14 +26,15 @@ from tts_tasks.errors import (
     UnspeakableTextError,
 )
 from tts_tasks.events import EventLog
-from tts_tasks.ledger import Claim, ClaimRefused, JobLedger, Refusal
+from tts_tasks.ledger import Claim, ClaimRefused, JobLedger, Refusal, SegmentLog
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest, parse_request
 from tts_tasks.routing import route_of
 from tts_tasks.storage import Ownership, Published, find_published, publish
 from tts_tasks.tasks import accept_online
 from tts_workers.endings import Endings, failure
-from tts_workers.engines.base import SpeakOptions, VoiceReference
+from tts_workers.online import OnlineWork
+from tts_workers.rendering import OvertakenError, Rendering, Tools, YieldedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,15 +64,6 @@ _FINAL: dict[type[Exception], str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    """A whole job as encoded audio."""
-
-    data: bytes
-    duration_s: float
-    sample_rate_hz: int
-
-
 class JobRunner:
     """Runs one job at a time on the engine of this process."""
 
@@ -94,6 +85,9 @@ class JobRunner:
         self._ledger = JobLedger(settings.redis_url, client=client)
         self._events = EventLog(client, kept=settings.events_kept)
         self._endings = Endings(settings, self._ledger, self._events)
+        self._online = OnlineWork(settings, lease)
+        log = SegmentLog(settings.redis_url, client=client)
+        self._tools = Tools(log, host.pace, settings, self._insist)
 
     def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
         """Run a job to its end; returns the artifact's record.
@@ -190,6 +184,10 @@ class JobRunner:
             record = self._artifact(claim, request, loaded)
         except (StaleAttemptError, UnavailableError):
             raise
+        except OvertakenError:
+            raise self._overtaken(claim) from None
+        except YieldedError:
+            self._yield(claim)
         except tuple(_FINAL) as error:
             code = next(code for kind, code in _FINAL.items() if isinstance(error, kind))
             return self._fail(claim, code, str(error))
@@ -200,8 +198,22 @@ class JobRunner:
             # Whatever an engine or a codec raises: a job must never be left without an outcome.
             logger.exception("%s, attempt %d", claim.job_id, claim.attempt)
             return self._try_elsewhere(claim, "internal", f"{type(error).__name__}: {error}")
-        self._finish(claim, "succeeded", record)
-        return record
+        else:
+            self._finish(claim, "succeeded", record)
+            if request.stream:
+                ttl_s = self._settings.segment_log_ttl_s
+                self._insist(lambda: self._tools.log.expire(claim.job_id, ttl_s))
+            return record
+
+    def _yield(self, claim: Claim) -> NoReturn:
+        """Give a job of a batch back between two segments: online work waits."""
+        self._insist(
+            lambda: self._ledger.release(claim.job_id, claim.worker, claim.attempt, strike=False)
+        )
+        self._events.emit(
+            "job.yielded", job=claim.job_id, attempt=claim.attempt, worker=claim.worker
+        )
+        raise Reject("online work goes first", requeue=True)
 
     def _artifact(
         self, claim: Claim, request: SpeechRequest, loaded: LoadedEngine
@@ -213,10 +225,13 @@ class JobRunner:
         if published is not None and published.details:
             return _record(claim, published)
         _check_requirements(request, loaded)
-        rendered = self._render(claim, request, loaded)
+        with Rendering(claim, request, loaded, self._tools) as rendering:
+            rendering.prepare()
+            rendering.speak(self._must_yield(claim))
+            encoded = rendering.encode()
         details = {
-            "duration_s": round(rendered.duration_s, 4),
-            "sample_rate_hz": rendered.sample_rate_hz,
+            "duration_s": round(encoded.duration_s, 4),
+            "sample_rate_hz": encoded.sample_rate_hz,
             "format": request.format,
             "engine": loaded.name,
             "fingerprint": loaded.fingerprint,
@@ -225,35 +240,14 @@ class JobRunner:
         }
         if claim.epoch:
             details["epoch"] = claim.epoch
-        published = self._insist(lambda: publish(storage, name, rendered.data, owner, details))
+        published = self._insist(lambda: publish(storage, name, encoded.data, owner, details))
+        if not request.stream:  # else a listener may still want them; they are swept later
+            self._insist(lambda: storage.remove(rendering.staged))
         return _record(claim, published)
 
-    def _render(self, claim: Claim, request: SpeechRequest, loaded: LoadedEngine) -> _Rendered:
-        engine = loaded.engine
-        reference = _voice_of(request)
-        with self._host.pace.step("voice" if reference.prompt_audio is None else "reference", 1):
-            voice = engine.encode_voice(reference)
-        options = SpeakOptions(seed=request.seed, speed=request.speed)
-        segments = engine.split(request.text)
-        state, parts = None, []
-        for number, segment in enumerate(segments, start=1):
-            with self._host.pace.step("speak", len(segment.text)):
-                spoken = engine.speak(segment, voice, state, options)
-            state = spoken.state
-            parts.append(spoken.samples)
-            if len(segments) > 1:
-                self._append(claim, number, len(segments))
-        native_hz = engine.capabilities().sample_rate_hz
-        pauses_s = [segment.pause_after_s for segment in segments]
-        samples = audio.join(parts, pauses_s, native_hz)
-        rate_hz = audio.encodable_rate_hz(request.sample_rate or native_hz, request.format)
-        samples = audio.resample(samples, native_hz, rate_hz)
-        data = audio.encode(samples, rate_hz, request.format)
-        return _Rendered(data, len(samples) / rate_hz, rate_hz)
-
-    def _append(self, claim: Claim, done: int, segments: int) -> None:
-        if not self._insist(lambda: self._ledger.append(claim, done, segments)):
-            raise self._overtaken(claim)
+    def _must_yield(self, claim: Claim) -> Callable[[], bool]:
+        """Return what says at the end of a segment that the job is to be left for another one."""
+        return self._online.waits if claim.meta.batch else lambda: False
 
     # -- endings ----------------------------------------------------------------------------
 
@@ -314,14 +308,6 @@ class JobRunner:
                     logger.warning("%s; it is tried again", error)
                 time.sleep(retry_s)
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)
-
-
-def _voice_of(request: SpeechRequest) -> VoiceReference:
-    if request.prompt_audio is not None:
-        raise RequestError(
-            "prompt_audio", "no engine of this release clones a voice; use a named voice"
-        )
-    return VoiceReference(name=request.voice, prompt_text=request.prompt_text)
 
 
 def _check_requirements(request: SpeechRequest, loaded: LoadedEngine) -> None:

@@ -18,8 +18,10 @@ from kombu.exceptions import OperationalError
 
 from tts_tasks.doorbell import ring
 from tts_tasks.errors import UnavailableError
+from tts_tasks.ledger import SegmentLog
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
+from tts_tasks.storage.staging import sweep_staging
 from tts_workers.endings import Endings
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Recovery:
         self._coordinator = coordinator
         self._events = events
         self._endings = Endings(settings, ledger, events)
+        self._segments = SegmentLog(settings.redis_url)
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         """Give back everything a dead worker held, and strike it off the registry."""
@@ -144,6 +147,19 @@ class Recovery:
     def complete_batches(self) -> None:
         """Write the report of batches whose last worker died before it could."""
         self._endings.report_complete_batches()
+
+    def sweep(self) -> None:
+        """Remove what attempts that died have left in the storage's staging area."""
+        storage = open_storage(self._settings.storage_url)
+        if removed := sweep_staging(storage, self._still_wanted):
+            logger.info("%d staged segments of jobs that have ended are removed", removed)
+
+    def _still_wanted(self, job_ids: Iterable[str]) -> set[str]:
+        """Return those jobs of which the segments are needed: by an attempt, or by a listener."""
+        ids = list(job_ids)
+        records = zip(ids, self._ledger.get_many(ids), strict=True)
+        is_open = {job_id for job_id, record in records if record and not record.ended}
+        return is_open | {job_id for job_id in ids if self._segments.exists(job_id)}
 
     def highest_epoch(self) -> int:
         """Return up to where the storage says that the lane's epochs are used."""

@@ -15,6 +15,7 @@ from tts_tasks.errors import JobFailedError, WaitTimeoutError
 from tts_tasks.formats import AUDIO_FORMATS
 from tts_tasks.requests import MAX_TEXT_CHARS, parse_request
 from ttsctl.api import Client, pass_client
+from ttsctl.commands.listen import STDOUT, check_target, play
 from ttsctl.exit_codes import ExitCode
 from ttsctl.following import results, tell_if_nobody_works
 from ttsctl.options import output_option, timeout_option
@@ -22,10 +23,10 @@ from ttsctl.output import echo_json, echo_jsonl, error_text, result_fields
 from ttsctl.progress import reporter_for
 
 if TYPE_CHECKING:
+    from tts_tasks.requests import SpeechRequest
     from ttsctl.api import JobResult
     from ttsctl.progress import Reporter
 
-_STDOUT = "-"
 _SUFFIX_FORMATS = {f".{name}": name for name in AUDIO_FORMATS}
 
 
@@ -44,6 +45,11 @@ _SUFFIX_FORMATS = {f".{name}": name for name in AUDIO_FORMATS}
 @click.option("--sample-rate", type=int, metavar="HZ", help="[default: the engine's own]")
 @click.option("--seed", type=int, help="Same seed, same sound.")
 @click.option("--lexicon", help="Name of the pronunciation lexicon.")
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Write the sound while it is made, as WAV, to --file (stdout if there is none).",
+)
 @timeout_option
 @output_option("table", "json", "jsonl", "id", text="table writes where the audio is.")
 @pass_client
@@ -54,6 +60,8 @@ def say(
     target: str | None,
     timeout_s: float | None,
     output_format: str,
+    *,
+    stream: bool,
     **fields: Any,
 ) -> None:
     """Speak one text.
@@ -61,16 +69,14 @@ def say(
     Waits for the sound and writes where it is: the artifact's path, or the file of --file. TEXT
     is read from stdin if it is "-".
     """
-    if target == _STDOUT and sys.stdout.isatty():
-        raise click.BadOptionUsage("file", "--file -: audio is not written to a terminal")
-    if target == _STDOUT and output_format != "table":
-        raise click.BadOptionUsage("output_format", "-o has no place beside the audio on stdout")
-    if fields["format"] is None and target is not None:
-        fields["format"] = _SUFFIX_FORMATS.get(Path(target).suffix.lower())
-    given = {name: value for name, value in fields.items() if value is not None}
-    request = parse_request({"text": text_of(text), **given})
+    target = _target_of(target, output_format, stream=stream)
+    request = _request_of(text, target, fields, stream=stream)
     reporter = reporter_for(sys.stderr)
     job = client.submit_job(request)
+    if stream:
+        tell_if_nobody_works(client, reporter)
+        play(client, job, str(target), reporter, timeout_s=timeout_s)
+        return
     result = wait_for(client, job, reporter, timeout_s=timeout_s)
     uri = result.uri or ""
     if target is not None:
@@ -82,8 +88,29 @@ def say(
             echo_jsonl(result_fields(result))
         case "id":
             click.echo(job)
-        case _ if target != _STDOUT:
+        case _ if target != STDOUT:
             click.echo(target or local_path(uri))
+
+
+def _target_of(target: str | None, output_format: str, *, stream: bool) -> str | None:
+    if stream:
+        target = target or STDOUT
+    if target is not None:
+        check_target(target)
+    if target == STDOUT and output_format != "table":
+        raise click.BadOptionUsage("output_format", "-o has no place beside the audio on stdout")
+    return target
+
+
+def _request_of(
+    text: str, target: str | None, fields: dict[str, Any], *, stream: bool
+) -> SpeechRequest:
+    if fields["format"] is None and target is not None:
+        fields["format"] = _SUFFIX_FORMATS.get(Path(target).suffix.lower())
+    if stream and (fields["format"] not in (None, "wav") or fields["sample_rate"] is not None):
+        raise click.UsageError("--stream writes WAV, at the engine's own rate")
+    given = {name: value for name, value in fields.items() if value is not None}
+    return parse_request({"text": text_of(text), "stream": stream, **given})
 
 
 def text_of(argument: str) -> str:
@@ -121,7 +148,7 @@ def wait_for(client: Client, job: str, reporter: Reporter, *, timeout_s: float |
 
 def write_audio(audio: bytes, target: str) -> None:
     """Write the audio to stdout for ``-``, else to a file, whole or not at all."""
-    if target == _STDOUT:
+    if target == STDOUT:
         sys.stdout.buffer.write(audio)
         sys.stdout.buffer.flush()
         return

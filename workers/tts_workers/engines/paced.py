@@ -6,6 +6,7 @@ where it is told to. The sound, and so the fingerprint, is the inner engine's to
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -108,6 +109,7 @@ class PacedSettings(BaseSettings):
     #: Seconds of wall time for a second of audio, the inner engine's own time included.
     cost: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     load_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  #: added to the load
+    trace: str = ""  #: a folder: a file a process says there when it began to speak what
     faults: str = ""  #: rules as in `Fault`, separated by semicolons
 
     @field_validator("faults")
@@ -180,6 +182,8 @@ class PacedEngine:
         """Speak with the inner engine, at the configured cost, unless a fault rule fires."""
         started = time.monotonic()
         self._segments += 1
+        if self._settings.trace:
+            self._note(Path(self._settings.trace), segment)
         for rule in self._rules:
             if rule.fires(segment.text, self._segments, self._jobs):
                 self._fail(rule.kind)
@@ -198,6 +202,12 @@ class PacedEngine:
         """End any wait and close the inner engine."""
         self._closed.set()
         self._inner.close()
+
+    @staticmethod
+    def _note(folder: Path, segment: Segment) -> None:
+        line = {"began_s": time.monotonic(), "text": segment.text}
+        with (folder / f"{os.getpid()}.spoken").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _fail(self, kind: FaultKind) -> NoReturn:
         match kind:
