@@ -16,6 +16,8 @@ from tts_workers.agent import Agent, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tts_tasks.ledger.records import Evidence
+
 CHILD_PID = 4_000_000
 READY = {"event": "ready", "engine": "e", "fingerprint": "f", "capabilities": {}}
 
@@ -26,6 +28,7 @@ class RecordingRescue:
 
     recovered: list[str] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
     coordinator: MemoryCoordinator | None = None
     marked: int = 0  #: the highest epoch that the storage tells of
 
@@ -34,8 +37,9 @@ class RecordingRescue:
         if self.coordinator is not None:
             self.coordinator.forget(worker_id)
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
+    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
         self.given_back.append(worker_id)
+        self.evidence.append(evidence or {})
         return []
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
@@ -179,7 +183,7 @@ def test_a_primary_that_comes_back_is_a_standby(world: World) -> None:
     world.run(1, a, b)
     assert world.primary() == "b"
     assert a.leadership is None
-    assert world.roles["a"] == Role(serving=True, leadership=None)
+    assert world.roles["a"] == Role(serving=True, leadership=None, others_ready=1)
     assert set(world.coordinator.workers()) == {"a", "b"}
 
 
@@ -289,7 +293,7 @@ def test_draining_hands_the_lane_over_and_serves_nothing(world: World) -> None:
     a.drain()
     world.run(0.25, a, b)
     assert world.primary() == "b"
-    assert world.roles["a"] == Role(serving=False, leadership=None)
+    assert world.roles["a"] == Role(serving=False, leadership=None, others_ready=1)
 
 
 def test_at_no_moment_do_two_agents_believe_they_lead(world: World) -> None:
@@ -390,7 +394,7 @@ def test_an_ordered_switchover_moves_the_lane_to_the_chosen_worker(world: World)
     world.coordinator.reserve("default.0", "c", 6.0)
     world.run(0.25, a, b, c)
     assert world.primary() == "c"
-    assert world.roles["a"] == Role(serving=True, leadership=None)
+    assert world.roles["a"] == Role(serving=True, leadership=None, others_ready=2)
     assert [e["reason"] for e in world.events.named("lease.released")] == ["switchover to c"]
 
 
@@ -412,10 +416,10 @@ def test_a_drained_worker_hands_over_and_serves_again_when_told(world: World) ->
     world.coordinator.drain("default.0", "a", "new driver")
     world.run(0.5, a, b)
     assert world.primary() == "b"
-    assert world.roles["a"] == Role(serving=False, leadership=None)
+    assert world.roles["a"] == Role(serving=False, leadership=None, others_ready=1)
     world.coordinator.undrain("default.0", "a")
     world.run(0.25, a, b)
-    assert world.roles["a"] == Role(serving=True, leadership=None)
+    assert world.roles["a"] == Role(serving=True, leadership=None, others_ready=1)
     a.drain()
     world.run(0.5, a, b)
     assert world.roles["a"].serving is False

@@ -240,7 +240,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("TTS_PACED_COST", "-1", "greater than or equal to 0"),
         ("TTS_PACED_COST", "nan", "finite"),
         ("TTS_PACED_LOAD_S", "soon", "valid number"),
-        ("TTS_PACED_FAULTS", "explode@text:x", "one of hang, crash, exit, oom, error"),
+        ("TTS_PACED_FAULTS", "explode@text:x", "one of hang, crash, abort, exit, oom, error"),
         ("TTS_PACED_FAULTS", "crash", "after the @ come text:MARK"),
         ("TTS_PACED_FAULTS", "crash@weekday:Monday", "after the @ come text:MARK"),
         ("TTS_PACED_FAULTS", "crash@text:a&text:b", "each at most once"),
