@@ -1,8 +1,9 @@
-"""A line that costs its workers is tried elsewhere, then reported with evidence; the rest goes on."""
+"""A line that costs its workers is tried elsewhere, then reported with the evidence."""
 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from tts_tasks import client, synthesize
 from tts_tasks.cluster import events
 from tts_tasks.ledger import JobLedger
 from tts_tasks.settings import get_settings
-from ttsctl.__main__ import main
+from ttsctl.__main__ import cli
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def check_tried_on_both(error: dict[str, Any]) -> None:
     assert {worker.split("@")[0] for worker in error["workers"]} == {"w1", "w2"}
     tries = [e["worker"] for e in seen("job.recovered") + seen("job.attempt_failed")]
     assert len(tries) >= 3
-    assert all(one != other for one, other in zip(tries, tries[1:], strict=False)), tries
+    assert all(one != other for one, other in pairwise(tries)), tries
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_line_that_kills_its_workers_fails_with_how_they_died(
         assert "paced: terminate called, injected by TTS_PACED_FAULTS" in evidence["stderr"]
         assert "Fatal Python error: Aborted" in evidence["stderr"]
     check_tried_on_both(error)
-    shown = CliRunner().invoke(main, ["batch", "errors", "b", "-o", "table"])
+    shown = CliRunner().invoke(cli, ["batch", "errors", "b", "-o", "table"])
     assert shown.exit_code == 0
     for worker in error["workers"]:
         assert worker in shown.stdout
