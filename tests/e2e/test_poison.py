@@ -92,6 +92,7 @@ def test_a_line_that_hangs_its_workers_fails_with_how_long(cluster: Cluster) -> 
     assert evidence["silent_s"] >= evidence["budget_s"] >= 3.0
     assert (evidence["segment"], evidence["segments"]) == (2, 2)
     assert "made no progress" in error["reason"]
+    assert any("in speak" in line for line in evidence["stderr"]), evidence["stderr"]
     check_tried_on_both(error)
 
 

@@ -80,6 +80,7 @@ class World:
         self.roles: dict[str, Role] = {}
         self.killed: list[int] = []
         self.pulses = True  #: the children live
+        self.traces: Evidence = {}  #: what is found of a dead one
         self.rescues: dict[str, RecordingRescue] = {}
 
     def agent(self, name: str, coordinator: Any = None) -> Agent:
@@ -94,6 +95,7 @@ class World:
             on_role=lambda role: self.roles.__setitem__(name, role),
             clock=self.clock,
             kill=lambda pid, _: self.killed.append(pid),
+            traces=lambda _: self.traces,
         )
 
     def run(self, seconds: float, *agents: Agent) -> None:
@@ -284,6 +286,54 @@ def test_a_dead_child_hands_the_lane_over_at_once_and_its_job_back(world: World)
     assert world.primary() == "b"
     assert world.rescues["a"].given_back == ["a"]
     assert world.roles["a"].serving is False
+
+
+def test_what_a_dead_child_said_last_goes_with_its_job(world: World) -> None:
+    """How it ended is asked of its traces, once it is dead."""
+    world.traces = {"signal": "SIGSEGV"}
+    a = ready(world.agent("a"))
+    a.child_said(CHILD_PID, {"event": "job", "job": "b:1"})
+    a.child_said(CHILD_PID, {"event": "segment", "segment": 2, "segments": 3})
+    a.child_said(CHILD_PID, {"event": "log", "lines": ["ERROR hot"]})
+    a.child_lost(CHILD_PID)
+    a.do_chores()
+    (evidence,) = world.rescues["a"].evidence
+    assert evidence["reason"] == "the engine's process was killed by SIGSEGV at segment 2 of 3"
+    assert (evidence["job"], evidence["log"]) == ("b:1", ["ERROR hot"])
+
+
+def test_a_log_line_is_no_progress(world: World) -> None:
+    """A thread that complains does not keep a hanging engine alive."""
+    a = ready(world.agent("a"))
+    a.child_said(CHILD_PID, {"event": "job", "job": "b:1"})
+    a.child_said(CHILD_PID, {"event": "budget", "budget_s": 6.0})
+    for _ in range(26):
+        world.run(0.25, a)
+        a.child_said(CHILD_PID, {"event": "log", "lines": ["WARNING still here"]})
+    assert world.killed == [CHILD_PID]
+    (evidence,) = world.rescues["a"].evidence
+    assert "no progress for 6.0 s" in evidence["reason"]
+    assert evidence["log"][-1] == "WARNING still here"
+
+
+def test_a_child_knows_how_many_others_could_take_a_job(world: World) -> None:
+    """Ready, not draining, and of the same pool."""
+    a, b, c = (world.agent(name) for name in "abc")
+    ready(a)
+    world.run(0.5, a, b, c)
+    assert world.roles["a"].others_ready == 0
+    ready(b), ready(c)
+    world.run(0.5, a, b, c)
+    assert world.roles["a"].others_ready == 2
+    c.drain()
+    world.run(0.5, a, b, c)
+    assert world.roles["a"].others_ready == 1
+    other = WorkerRecord(
+        id="z", host="h", pid=1, pool="other", lane="0", beat=1, ready=True, draining=False
+    )
+    world.coordinator.beat(other, 60)
+    world.run(0.5, a, b, c)
+    assert world.roles["a"].others_ready == 1
 
 
 def test_draining_hands_the_lane_over_and_serves_nothing(world: World) -> None:

@@ -102,6 +102,16 @@ def test_a_dead_childs_jobs_are_given_back_until_it_succeeds(
     assert world.do() == ["give back me"]
     assert world.do() == []
     assert len(world.unavailable) == isinstance(error, UnavailableError)
+    assert world.evidence == [{"reason": "test"}]
+
+
+def test_a_child_that_was_ended_as_stuck_is_told_of_as_stuck(world: World) -> None:
+    """That it was killed is heard of a moment later, and explains nothing."""
+    world.do()
+    world.chores.child_died(lambda: {"reason": "stuck"})
+    world.chores.child_died(lambda: {"reason": "killed"})
+    assert world.do() == ["give back me"]
+    assert world.evidence == [{"reason": "stuck"}]
 
 
 def test_a_chore_that_fails_keeps_none_of_the_others(world: World) -> None:

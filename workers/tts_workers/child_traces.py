@@ -29,8 +29,10 @@ _STDERR = 2
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 #: Of a process's stderr so many lines are remembered; a fatal error is followed by a stack.
 _LINES_REMEMBERED = 100
-#: The interpreter's first words of a fatal error; of what is longer, the lines after it are kept.
-_FATAL = ("Fatal Python error", "Timeout (")
+#: The first words of the interpreter's stacks: of a fatal error, and of a step that hangs.
+_FATAL, _HANGS, _THREAD = "Fatal Python error", "Timeout (", "Thread 0x"
+#: When a step has used up so much of its budget, its stack is written: it may be killed soon.
+_HANGS_SHARE = 0.9
 _CHUNK_BYTES = 65_536
 _CHILDREN_REMEMBERED = 4
 
@@ -68,9 +70,13 @@ class _Stderr:
         self.drain()
         with self._mutex:
             lines = [*self._lines, *([_text(self._rest)] if self._rest.strip() else [])]
-        fatal = [n for n, line in enumerate(lines) if line.startswith(_FATAL)]
-        # what comes before it is often the reason: "terminate called after ..."
-        start = max(0, fatal[-1] - 4) if fatal else max(0, len(lines) - LINES_KEPT)
+        start = max(0, len(lines) - LINES_KEPT)
+        for number, line in enumerate(lines):
+            if line.startswith(_FATAL):
+                # what comes before it is often the reason: "terminate called after ..."
+                start = max(0, number - 4)
+            elif line.startswith((_HANGS, _THREAD)):
+                start = number  # the main thread is the last one, and it is where engines speak
         return lines[start : start + LINES_KEPT]
 
 
@@ -162,6 +168,17 @@ def relay_stderr(address: str) -> None:
     os.dup2(connection.fileno(), _STDERR)
     connection.close()
     faulthandler.enable(_STDERR, all_threads=False)
+
+
+def say_where_it_hangs(budget_s: float) -> None:
+    """Have the stacks of this process written to stderr when a step's budget is nearly over.
+
+    0: the step has ended. Needs no interpreter that is free: a thread of C's own does it.
+    """
+    if budget_s > 0:
+        faulthandler.dump_traceback_later(_HANGS_SHARE * budget_s, file=_STDERR)
+    else:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _writes_to_stderr(handler: logging.StreamHandler[io.TextIOBase]) -> bool:

@@ -189,7 +189,9 @@ def test_fault_once_survives_restarts(tmp_path: Path) -> None:
     assert _speak(_paced(faults=rule), "POISON").samples.size
 
 
-@pytest.mark.parametrize(("fault", "code"), [("crash", -signal.SIGKILL), ("exit", 70)])
+@pytest.mark.parametrize(
+    ("fault", "code"), [("crash", -signal.SIGKILL), ("abort", -signal.SIGABRT), ("exit", 70)]
+)
 def test_fatal_faults_end_the_process(fault: str, code: int) -> None:
     """The crash fault is a SIGKILL from inside, the exit fault an exit without clean-up."""
     script = (
