@@ -147,7 +147,7 @@ def evidence_lines(line: dict[str, Any]) -> list[str]:
         if told := evidence.get(key):
             lines.append(f"  {title}:")
             lines += [f"    {one}" for one in told]
-    return [printable(one) for one in lines]
+    return [printable(without_secrets(one)) for one in lines]
 
 
 def batch_fields(status: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ _FATAL, _HANGS, _THREAD = "Fatal Python error", "Timeout (", "Thread 0x"
 _HANGS_SHARE = 0.9
 _CHUNK_BYTES = 65_536
 _CHILDREN_REMEMBERED = 4
+_ASK_AGAIN_S = 0.02
 
 
 class _Stderr:
@@ -104,15 +106,16 @@ class ChildTraces:
     def of(self, pid: int, within_s: float = 1.0) -> Evidence:
         """Return ``signal`` or ``exit_status``, and ``stderr``, as far as they are known.
 
-        The pool is waited for, as it has the status within a moment of the death, unless the event
-        loop stands still; then the kernel is asked, in a way that takes the status from nobody.
+        The pool says the status within a moment of the death, unless the event loop stands still;
+        so the kernel is asked too, in a way that takes it from nobody.
         """
+        give_up_s = time.monotonic() + within_s
         with self._news:
-            self._news.wait_for(lambda: pid in self._exited, within_s)
-            exit_code = self._exited.get(pid)
+            while (exit_code := self._exited.get(pid, _exit_code_of(pid))) is None:
+                if time.monotonic() >= give_up_s:
+                    break
+                self._news.wait(_ASK_AGAIN_S)
             stderr = self._stderr.get(pid)
-        if exit_code is None:
-            exit_code = _exit_code_of(pid)
         traces: Evidence = {} if exit_code is None else exit_fields(exit_code)
         lines = stderr.lines() if stderr is not None else []
         return traces | ({"stderr": lines} if lines else {})
