@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     first_step_s: Annotated[float, Field(gt=0)] = 60.0
 
     max_attempts: Annotated[int, Field(ge=1)] = 3
+    elsewhere_s: Annotated[float, Field(ge=0)] = 30.0
     store_outage_s: Annotated[float, Field(gt=0)] = 600.0
     lost_message_grace_s: Annotated[float, Field(gt=0)] = 5.0
     retention_s: Annotated[int, Field(gt=0)] = 7 * 24 * 3600

@@ -135,6 +135,21 @@ def error_text(error: Any) -> str:
     return "no reason given" if error in (None, "") else str(error)
 
 
+def evidence_lines(line: dict[str, Any]) -> list[str]:
+    """Return for people what is known of a job that lost its workers; [] where nothing is."""
+    error = line.get("error")
+    if not isinstance(error, dict) or not isinstance(evidence := error.get("evidence"), dict):
+        return []
+    lines = ["", f"line {line.get('line')}, {line.get('id')}: {evidence.get('reason', 'failed')}"]
+    if workers := error.get("workers"):
+        lines.append(f"  tried on: {', '.join(map(str, workers))}")
+    for key, title in (("log", "its last log lines"), ("stderr", "what its process wrote")):
+        if told := evidence.get(key):
+            lines.append(f"  {title}:")
+            lines += [f"    {one}" for one in told]
+    return [printable(without_secrets(one)) for one in lines]
+
+
 def batch_fields(status: Any) -> dict[str, Any]:
     """Return a `BatchStatus` as the JSON object scripts rely on."""
     return {key: getattr(status, key) for key in _BATCH_KEYS}

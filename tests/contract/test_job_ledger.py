@@ -27,6 +27,7 @@ from tts_tasks.ledger import (
     Refusal,
     SegmentLog,
 )
+from tts_tasks.ledger.records import EVIDENCE_BYTES
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.testing import (
@@ -64,6 +65,7 @@ class Stores:
     ring: Callable[[str, str, float], object]  #: put a message into a queue, rung so long ago
     hear: Callable[[str], object]  #: take the next message out of a queue
     lose_data: Callable[[], object]
+    let_pass: Callable[[str, float], object]  #: make it longer ago that a job was given back
 
 
 def in_redis(url: str, broker_url: str) -> Stores:
@@ -83,6 +85,7 @@ def in_redis(url: str, broker_url: str) -> Stores:
         ring=ring,
         hear=broker.rpop,
         lose_data=client.flushall,
+        let_pass=lambda job, by_s: client.hincrby(keys.job(job), "released_ms", int(-by_s * 1000)),
     )
 
 
@@ -91,6 +94,9 @@ def in_memory() -> Stores:
 
     def age(queue: str, job_id: str, by_s: float) -> None:
         store.open_jobs[queue][job_id] -= by_s * 1000
+
+    def let_pass(job_id: str, by_s: float) -> None:
+        store.jobs[job_id]["released_ms"] -= by_s * 1000
 
     return Stores(
         MemoryLedger(store),
@@ -101,6 +107,7 @@ def in_memory() -> Stores:
         ring=lambda queue, job, s: store.queues[queue].append((job, store.now_ms() - s * 1000)),
         hear=lambda queue: store.queues[queue].pop(0),
         lose_data=store.lose_data,
+        let_pass=let_pass,
     )
 
 
@@ -294,6 +301,117 @@ def test_a_job_that_loses_its_workers_is_exhausted_unless_it_makes_progress(
     assert answer.reason is Refusal.EXHAUSTED
 
 
+# -- what costs its workers ------------------------------------------------------------------------
+
+
+def strike(
+    ledger: Ledger, job_id: str, worker: str, *, reason: str = "it died", pardons: int = 0
+) -> int | None:
+    granted(claim(ledger, job_id, worker))
+    evidence = {"reason": reason, "worker": worker}
+    return ledger.release(job_id, worker, None, strike=True, evidence=evidence, pardons=pardons)
+
+
+def asked_again(ledger: Ledger, job_id: str, worker: str, elsewhere_s: float = 30.0) -> str:
+    """Claim, and say what came of it."""
+    nonce = secrets.token_hex(4)
+    answer = ledger.claim(job_id, worker, None, max_strikes=3, nonce=nonce, elsewhere_s=elsewhere_s)
+    return "claimed" if isinstance(answer, Claim) else answer.reason.value
+
+
+def test_a_job_keeps_the_newest_evidence_and_the_workers_it_cost(ledger: Ledger, log: Log) -> None:
+    """Each worker once, in order; progress begins a new list."""
+    (job_id,) = accept_lines(ledger, 1)
+    for worker in ("w1", "xw1", "w1"):
+        strike(ledger, job_id, worker, reason=f"{worker} died")
+    record = ledger.get(job_id)
+    assert record is not None
+    assert (record.strikes, record.struck_workers) == (3, ("w1", "xw1"))
+    assert record.evidence == {"reason": "w1 died", "worker": "w1"}
+    attempt = ledger.claim(job_id, "w3", None, max_strikes=9, nonce="n")
+    assert append(log, granted(attempt), 1, 2)
+    ledger.release(job_id, "w3", None, strike=True)
+    record = ledger.get(job_id)
+    assert record is not None
+    assert (record.strikes, record.struck_workers) == (1, ("w3",))
+    assert record.evidence == {"reason": "w1 died", "worker": "w1"}  # of this one nothing is known
+
+
+def test_evidence_is_cut_to_what_a_job_may_keep(ledger: Ledger) -> None:
+    """The oldest lines go first."""
+    (job_id,) = accept_lines(ledger, 1)
+    granted(claim(ledger, job_id))
+    evidence = {
+        "reason": "it died",
+        "log": [f"{n}" + "声" * 500 for n in range(20)],
+        "stderr": ["the end"],
+    }
+    ledger.release(job_id, "w1", None, strike=True, evidence=evidence)
+    record = ledger.get(job_id)
+    assert record is not None
+    assert len(json.dumps(record.evidence, ensure_ascii=False).encode()) <= EVIDENCE_BYTES
+    assert (record.evidence["reason"], record.evidence["stderr"]) == ("it died", ["the end"])
+    assert 0 < len(record.evidence["log"]) < 20
+    assert record.evidence["log"][-1].startswith("19")
+
+
+def test_who_has_failed_over_a_job_leaves_it_to_others_for_a_while(stores: Stores) -> None:
+    """Anybody else may have it at once, and afterwards anybody; where nobody else is, he too."""
+    ledger = stores.ledger
+    (job_id,) = accept_lines(ledger, 1)
+    strike(ledger, job_id, "w1")
+    assert asked_again(ledger, job_id, "w1") == "elsewhere"
+    assert ledger.claims_of("w1") == []
+    assert asked_again(ledger, job_id, "w1", elsewhere_s=0.0) == "claimed"
+    ledger.release(job_id, "w1", None, strike=True)
+    assert asked_again(ledger, job_id, "w2") == "claimed"
+    ledger.release(job_id, "w2", None, strike=False)
+    assert asked_again(ledger, job_id, "w1") == "elsewhere"
+    stores.let_pass(job_id, 31)
+    assert asked_again(ledger, job_id, "w1") == "claimed"
+
+
+def test_a_clock_that_is_set_back_keeps_a_job_from_nobody(stores: Stores) -> None:
+    """It looks as if the job were given back in the future."""
+    (job_id,) = accept_lines(stores.ledger, 1)
+    strike(stores.ledger, job_id, "w1")
+    stores.let_pass(job_id, -3600)
+    assert asked_again(stores.ledger, job_id, "w1") == "claimed"
+
+
+def test_a_claim_over_its_own_dead_attempt_is_left_to_others_too(ledger: Ledger) -> None:
+    """The worker's new child is faster than its parent: the job is given back, with a strike."""
+    (job_id,) = accept_lines(ledger, 1)
+    granted(claim(ledger, job_id))
+    assert asked_again(ledger, job_id, "w1") == "elsewhere"
+    record = ledger.get(job_id)
+    assert record is not None
+    assert (record.state, record.worker, record.strikes) == ("accepted", "", 1)
+    assert record.struck_workers == ("w1",)
+    assert asked_again(ledger, job_id, "w2") == "claimed"
+
+
+def test_an_exhausted_job_may_be_ended_by_whoever_failed_last(ledger: Ledger) -> None:
+    """There is nothing left to be tried elsewhere."""
+    (job_id,) = accept_lines(ledger, 1)
+    for worker in ("w1", "w2", "w1"):
+        strike(ledger, job_id, worker)
+    assert asked_again(ledger, job_id, "w1") == "exhausted"
+
+
+def test_a_pardoned_failure_is_no_strike_but_goes_elsewhere(ledger: Ledger) -> None:
+    """So many times in the job's life; then they count."""
+    (job_id,) = accept_lines(ledger, 1)
+    counts = []
+    for worker in ("w1", "w2", "w1", "w2"):
+        counts.append(strike(ledger, job_id, worker, pardons=2))
+        assert asked_again(ledger, job_id, worker) == "elsewhere"
+    assert counts == [0, 0, 1, 2]
+    record = ledger.get(job_id)
+    assert record is not None
+    assert record.struck_workers == ("w1", "w2")
+
+
 def test_a_job_nobody_holds_can_be_given_up_and_a_running_one_not(ledger: Ledger) -> None:
     """Giving up takes nothing from the worker that has the job."""
     (job_id,) = accept_lines(ledger, 1)
@@ -341,6 +459,17 @@ def test_only_the_lease_holder_under_its_epoch_may_claim_online_work(
         assert isinstance(answer, ClaimRefused)
         assert answer.reason is Refusal.NOT_LEADER
     granted(ledger.claim(online_job, "w1", lease, max_strikes=3, nonce="n"))
+
+
+def test_an_online_job_is_not_kept_for_workers_that_may_not_have_it(
+    stores: Stores, online_job: str
+) -> None:
+    """The primary that failed over it is still the only one that may try."""
+    ledger = stores.ledger
+    lease = stores.coordinator.acquire("default.0", "w1", 30)
+    for nonce in "ab":
+        granted(ledger.claim(online_job, "w1", lease, max_strikes=3, nonce=nonce, elsewhere_s=30.0))
+        assert ledger.release(online_job, "w1", None, strike=True) is not None
 
 
 # -- what nobody has heard of ----------------------------------------------------------------------

@@ -13,9 +13,9 @@ from celery.exceptions import Ignore, Reject
 from tts_tasks import keys
 from tts_tasks.coordination.base import EpochFloor, Lease
 from tts_tasks.coordination.redis_store import RedisCoordinator
-from tts_tasks.errors import StorageError
+from tts_tasks.errors import JobFailedError, StorageError
 from tts_tasks.events import EventLog
-from tts_tasks.ledger import JobLedger, JobMeta
+from tts_tasks.ledger import Claim, JobLedger, JobMeta
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import LocalStorage
@@ -157,7 +157,8 @@ def test_a_job_is_spoken_published_and_ended(world: World) -> None:
     told = world.ledger.get(job_id)
     assert told is not None
     assert (told.state, told.result) == ("succeeded", record)
-    assert [message["job"] for message in world.said] == [job_id, ""]
+    said = [message["job"] for message in world.said if message["event"] == "job"]
+    assert said == [job_id, ""]
 
 
 def test_an_epoch_is_marked_in_the_storage_before_anything_is_claimed_under_it(
@@ -243,3 +244,86 @@ def test_a_job_succeeds_only_when_its_artifact_is_there(world: World) -> None:
     assert rejected.value.requeue
     assert world.state(job_id) == ("accepted", "", 1)
     assert [e["code"] for e in world.seen("job.attempt_failed")] == ["storage"]
+
+
+# -- what costs its workers -----------------------------------------------------------------------
+
+
+def accept_line(world: World, text: str = "一|二") -> str:
+    job_id = keys.batch_job_id("b", 1)
+    meta = JobMeta(queue="q", name="a.wav", batch="b", line=1)
+    world.ledger.accept([(job_id, SpeechRequest(text=text), meta)])
+    return job_id
+
+
+def lose(world: World, job_id: str, worker: str) -> None:
+    """Have a worker take the job and lose its child over it."""
+    claim = world.ledger.claim(job_id, worker, None, max_strikes=9, nonce=worker)
+    evidence = {"reason": "the engine's process was killed by SIGSEGV", "signal": "SIGSEGV"}
+    assert isinstance(claim, Claim)
+    world.ledger.release(job_id, worker, None, strike=True, evidence=evidence)
+
+
+def test_each_segment_is_told_as_it_begins(world: World) -> None:
+    """It is what the parent knows of a child that dies."""
+    world.run(accept_line(world))
+    segments = [m for m in world.said if m["event"] == "segment"]
+    assert [(m["segment"], m["segments"]) for m in segments] == [(1, 2), (2, 2)]
+
+
+def test_a_line_over_which_this_worker_failed_is_handed_back_while_others_could_take_it(
+    world: World,
+) -> None:
+    """With a rest, and unspoken; where it is alone it tries again at once."""
+    job_id = accept_line(world)
+    lose(world, job_id, ME)
+    world.believed.parent_said({"lease": None, "others_ready": 1})
+    with pytest.raises(Reject) as rejected:
+        world.run(job_id)
+    assert rejected.value.requeue
+    assert world.engine.spoken == []
+    assert world.state(job_id) == ("accepted", "", 1)
+    world.believed.parent_said({"lease": None, "others_ready": 0})
+    world.run(job_id)
+    assert world.state(job_id)[0] == "succeeded"
+
+
+def test_a_job_that_lost_too_many_workers_fails_with_the_evidence(world: World) -> None:
+    """The newest, and whom it cost."""
+    job_id = accept_line(world)
+    for worker in (ME, OTHER, ME):
+        lose(world, job_id, worker)
+    with pytest.raises(JobFailedError, match=r"3 attempts in a row .* killed by SIGSEGV"):
+        world.run(job_id)
+    record = world.ledger.get(job_id)
+    assert record is not None
+    error = record.result["error"]
+    assert (error["code"], error["workers"]) == ("attempts_exhausted", [ME, OTHER])
+    assert error["evidence"]["signal"] == "SIGSEGV"
+
+
+def test_out_of_memory_is_tried_again_here_then_elsewhere_before_it_counts(world: World) -> None:
+    """Twice a job's life it is no strike; the failure says what it was."""
+    job_id = accept_line(world, "一")
+
+    def run_out() -> None:
+        raise MemoryError
+
+    world.engine.meanwhile = run_out
+    strikes = []
+    for _ in range(4):
+        with pytest.raises(Reject):
+            world.run(job_id)
+        record = world.ledger.get(job_id)
+        assert record is not None
+        strikes.append(record.strikes)
+    assert strikes == [0, 0, 1, 2]
+    with pytest.raises(JobFailedError, match="out_of_memory"):
+        world.run(job_id)
+    assert len(world.engine.spoken) == 10
+    told = [e["then"] for e in world.seen("job.out_of_memory")]
+    assert told == ["tried again", "given back"] * 5
+    record = world.ledger.get(job_id)
+    assert record is not None
+    assert record.result["error"]["code"] == "out_of_memory"
+    assert record.result["error"]["workers"] == [ME]

@@ -215,6 +215,26 @@ def test_several_survivors_that_recover_at_once_do_it_once(world: World) -> None
     assert len(world.seen("job.recovered")) == 4
 
 
+def test_a_job_says_how_its_worker_was_lost(world: World) -> None:
+    """What the recoverer knows, or the parent of the dead child; it is in the event too."""
+    job, other = world.accept(2)
+    world.claim(job, DEAD)
+    world.recovery.recover(DEAD, silent_s=3.04)
+    world.claim(other, OTHER)
+    world.recovery.give_back_claims(OTHER, {"reason": "killed by SIGSEGV", "signal": "SIGSEGV"})
+    first, second = world.ledger.get_many([job, other])
+    assert first is not None
+    assert second is not None
+    lost = {"reason": "worker lost, silent 3.0 s", "silent_s": 3.04, "worker": DEAD}
+    assert first.evidence == lost
+    assert second.evidence["signal"] == "SIGSEGV"
+    assert (first.struck_workers, second.struck_workers) == ((DEAD,), (OTHER,))
+    assert [e["reason"] for e in world.seen("job.recovered")] == [
+        lost["reason"],
+        "killed by SIGSEGV",
+    ]
+
+
 def test_a_dead_childs_job_is_given_back_with_a_strike(world: World) -> None:
     """A text that kills its engines must not do so for ever."""
     (job,) = world.accept()

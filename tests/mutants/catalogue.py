@@ -23,6 +23,7 @@ RULES = {
     "watchdog": "only the dead are deposed",
     "recovery": "what the dead held is given back",
     "stuck": "an engine that hangs is ended",
+    "poison": "a job that costs its workers is tried elsewhere, then ended with the evidence",
 }
 
 COORDINATOR = ("tests/contract/test_coordinator_contract.py",)
@@ -588,10 +589,10 @@ MUTANTS = (
         "messages-come-back-before-their-jobs-are-free",
         "recovery",
         f"{_WORKERS}/recovery.py",
-        "released = self._release_claims(worker_id)\n"
+        "released = self._release_claims(worker_id, of_lost_worker(silent_s))\n"
         "        restored = self._restore_messages(worker_id)",
         "restored = self._restore_messages(worker_id)\n"
-        "        released = self._release_claims(worker_id)",
+        "        released = self._release_claims(worker_id, of_lost_worker(silent_s))",
         RECOVERY,
     ),
     Mutant(
@@ -619,10 +620,66 @@ MUTANTS = (
         LEDGER,
     ),
     Mutant(
+        "release-forgets-how-it-ended",
+        "poison",
+        f"{_LEDGER}/release.lua",
+        "if ARGV[4] ~= '' then",
+        "if false then",
+        LEDGER,
+    ),
+    Mutant(
+        "pardon-without-end",
+        "poison",
+        f"{_LEDGER}/release.lua",
+        "if pardons < tonumber(ARGV[5]) then",
+        "if tonumber(ARGV[5]) > 0 then",
+        LEDGER,
+    ),
+    Mutant(
+        "who-failed-takes-it-again",
+        "poison",
+        f"{_LEDGER}/claim.lua",
+        "struck_by == ARGV[1] and age_ms >= 0",
+        "false and age_ms >= 0",
+        LEDGER,
+    ),
+    Mutant(
+        "who-failed-never-takes-it-again",
+        "poison",
+        f"{_LEDGER}/claim.lua",
+        " and age_ms < tonumber(ARGV[5]) then",
+        " and tonumber(ARGV[5]) > 0 then",
+        LEDGER,
+    ),
+    Mutant(
+        "online-job-waits-for-who-may-not-have-it",
+        "poison",
+        f"{_LEDGER}/claim.lua",
+        "if not online and struck_by",
+        "if struck_by",
+        LEDGER,
+    ),
+    Mutant(
+        "handed-on-job-stays-held",
+        "poison",
+        f"{_LEDGER}/claim.lua",
+        "redis.call('HSET', KEYS[1], 'state', 'accepted', 'worker', '')",
+        "local _ = age_ms",
+        LEDGER,
+    ),
+    Mutant(
+        "strikes-without-end",
+        "poison",
+        f"{_LEDGER}/claim.lua",
+        "if strikes >= tonumber(ARGV[2]) then",
+        "if false then",
+        LEDGER,
+    ),
+    Mutant(
         "dead-childs-job-is-not-given-back",
         "recovery",
         f"{_WORKERS}/agent.py",
-        "self._chores.child_died()",
+        "self._chores.child_died(evidence)",
         "pass",
         AGENT,
     ),
@@ -646,7 +703,7 @@ MUTANTS = (
         "failed-chore-is-forgotten",
         "recovery",
         f"{_WORKERS}/chores.py",
-        "                self._child_died = True\n",
+        "                self._child_died = evidence\n",
         "                pass\n",
         CHORES,
     ),

@@ -209,6 +209,8 @@ class Checker:
         job_id, worker = args[0], args[1]
         if not isinstance(answer, Claim):
             self.counts["not_leader"] += answer.reason is Refusal.NOT_LEADER
+            if answer.reason is Refusal.ELSEWHERE and self._running.get(job_id, ("",))[0] == worker:
+                self._running.pop(job_id)  # its own earlier attempt, given back
             return
         held = self._standing()
         if answer.meta.lane_key and (held is None or held.holder != worker or held != args[2]):
@@ -245,7 +247,7 @@ class Checker:
         self._ended.setdefault(job_id, asker)
 
     def _after_store_release(self, _: Process, args: tuple[Any, ...], strikes: int | None) -> None:
-        job_id, worker, attempt, _strike = args
+        job_id, worker, attempt, *_ = args
         if strikes is None:
             return
         running = self._running.pop(job_id, None)

@@ -11,6 +11,8 @@ from tests.simulation.run import run_seed
 from tts_tasks.coordination.base import EpochFloor
 from tts_tasks.storage import Published
 from tts_tasks.testing import MemoryBatches, MemoryCoordinator, MemoryLedger, MemoryStorage
+from tts_tasks.testing import ledger as testing_ledger
+from tts_tasks.testing import segments as testing_segments
 from tts_workers import agent, decision, job_runner
 from tts_workers.decision import Demote, Remove
 from tts_workers.lease_keeper import LeaseKeeper
@@ -202,7 +204,8 @@ def test_an_end_by_an_old_attempt_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
     def is_newest(job: dict[str, Any], attempt: int, worker: str) -> bool:
         return bool(job["state"] == "running")
 
-    monkeypatch.setattr(MemoryLedger, "_is_newest", staticmethod(is_newest))
+    for module in (testing_ledger, testing_segments):
+        monkeypatch.setattr(module, "is_newest", is_newest)
     expect("stale progress")
 
 

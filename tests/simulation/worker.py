@@ -236,7 +236,7 @@ class Worker:
             role, child = self.role, self.child
             if role is not None and child is not None:
                 lease = str(role.leadership.lease) if role.leadership else None
-                child.to_child.send({"lease": lease})
+                child.to_child.send({"lease": lease, "others_ready": role.others_ready})
 
     def _pool(self) -> None:
         """Keep one child alive, as Celery's pool does."""

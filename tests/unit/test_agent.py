@@ -16,6 +16,8 @@ from tts_workers.agent import Agent, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tts_tasks.ledger.records import Evidence
+
 CHILD_PID = 4_000_000
 READY = {"event": "ready", "engine": "e", "fingerprint": "f", "capabilities": {}}
 
@@ -26,6 +28,7 @@ class RecordingRescue:
 
     recovered: list[str] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
     coordinator: MemoryCoordinator | None = None
     marked: int = 0  #: the highest epoch that the storage tells of
 
@@ -34,8 +37,9 @@ class RecordingRescue:
         if self.coordinator is not None:
             self.coordinator.forget(worker_id)
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
+    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
         self.given_back.append(worker_id)
+        self.evidence.append(evidence or {})
         return []
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
@@ -79,6 +83,7 @@ class World:
         self.roles: dict[str, Role] = {}
         self.killed: list[int] = []
         self.pulses = True  #: the children live
+        self.traces: Evidence = {}  #: what is found of a dead one
         self.rescues: dict[str, RecordingRescue] = {}
 
     def agent(self, name: str, coordinator: Any = None) -> Agent:
@@ -93,6 +98,7 @@ class World:
             on_role=lambda role: self.roles.__setitem__(name, role),
             clock=self.clock,
             kill=lambda pid, _: self.killed.append(pid),
+            traces=lambda _: self.traces,
         )
 
     def run(self, seconds: float, *agents: Agent) -> None:
@@ -182,7 +188,7 @@ def test_a_primary_that_comes_back_is_a_standby(world: World) -> None:
     world.run(1, a, b)
     assert world.primary() == "b"
     assert a.leadership is None
-    assert world.roles["a"] == Role(serving=True, leadership=None)
+    assert world.roles["a"] == Role(serving=True, leadership=None, others_ready=1)
     assert set(world.coordinator.workers()) == {"a", "b"}
 
 
@@ -285,6 +291,54 @@ def test_a_dead_child_hands_the_lane_over_at_once_and_its_job_back(world: World)
     assert world.roles["a"].serving is False
 
 
+def test_what_a_dead_child_said_last_goes_with_its_job(world: World) -> None:
+    """How it ended is asked of its traces, once it is dead."""
+    world.traces = {"signal": "SIGSEGV"}
+    a = ready(world.agent("a"))
+    a.child_said(CHILD_PID, {"event": "job", "job": "b:1"})
+    a.child_said(CHILD_PID, {"event": "segment", "segment": 2, "segments": 3})
+    a.child_said(CHILD_PID, {"event": "log", "lines": ["ERROR hot"]})
+    a.child_lost(CHILD_PID)
+    a.do_chores()
+    (evidence,) = world.rescues["a"].evidence
+    assert evidence["reason"] == "the engine's process was killed by SIGSEGV at segment 2 of 3"
+    assert (evidence["job"], evidence["log"]) == ("b:1", ["ERROR hot"])
+
+
+def test_a_log_line_is_no_progress(world: World) -> None:
+    """A thread that complains does not keep a hanging engine alive."""
+    a = ready(world.agent("a"))
+    a.child_said(CHILD_PID, {"event": "job", "job": "b:1"})
+    a.child_said(CHILD_PID, {"event": "budget", "budget_s": 6.0})
+    for _ in range(26):
+        world.run(0.25, a)
+        a.child_said(CHILD_PID, {"event": "log", "lines": ["WARNING still here"]})
+    assert world.killed == [CHILD_PID]
+    (evidence,) = world.rescues["a"].evidence
+    assert "no progress for 6.0 s" in evidence["reason"]
+    assert evidence["log"][-1] == "WARNING still here"
+
+
+def test_a_child_knows_how_many_others_could_take_a_job(world: World) -> None:
+    """Ready, not draining, and of the same pool."""
+    a, b, c = (world.agent(name) for name in "abc")
+    ready(a)
+    world.run(0.5, a, b, c)
+    assert world.roles["a"].others_ready == 0
+    ready(b), ready(c)
+    world.run(0.5, a, b, c)
+    assert world.roles["a"].others_ready == 2
+    c.drain()
+    world.run(0.5, a, b, c)
+    assert world.roles["a"].others_ready == 1
+    other = WorkerRecord(
+        id="z", host="h", pid=1, pool="other", lane="0", beat=1, ready=True, draining=False
+    )
+    world.coordinator.beat(other, 60)
+    world.run(0.5, a, b, c)
+    assert world.roles["a"].others_ready == 1
+
+
 def test_draining_hands_the_lane_over_and_serves_nothing(world: World) -> None:
     """A worker that shuts down leaves the lane first."""
     a, b = ready(world.agent("a")), ready(world.agent("b"))
@@ -292,7 +346,7 @@ def test_draining_hands_the_lane_over_and_serves_nothing(world: World) -> None:
     a.drain()
     world.run(0.25, a, b)
     assert world.primary() == "b"
-    assert world.roles["a"] == Role(serving=False, leadership=None)
+    assert world.roles["a"] == Role(serving=False, leadership=None, others_ready=1)
 
 
 def test_at_no_moment_do_two_agents_believe_they_lead(world: World) -> None:
@@ -393,7 +447,7 @@ def test_an_ordered_switchover_moves_the_lane_to_the_chosen_worker(world: World)
     world.coordinator.reserve("default.0", "c", 6.0)
     world.run(0.25, a, b, c)
     assert world.primary() == "c"
-    assert world.roles["a"] == Role(serving=True, leadership=None)
+    assert world.roles["a"] == Role(serving=True, leadership=None, others_ready=2)
     assert [e["reason"] for e in world.events.named("lease.released")] == ["switchover to c"]
 
 
@@ -415,10 +469,10 @@ def test_a_drained_worker_hands_over_and_serves_again_when_told(world: World) ->
     world.coordinator.drain("default.0", "a", "new driver")
     world.run(0.5, a, b)
     assert world.primary() == "b"
-    assert world.roles["a"] == Role(serving=False, leadership=None)
+    assert world.roles["a"] == Role(serving=False, leadership=None, others_ready=1)
     world.coordinator.undrain("default.0", "a")
     world.run(0.25, a, b)
-    assert world.roles["a"] == Role(serving=True, leadership=None)
+    assert world.roles["a"] == Role(serving=True, leadership=None, others_ready=1)
     a.drain()
     world.run(0.5, a, b)
     assert world.roles["a"].serving is False

@@ -13,6 +13,8 @@ from tts_workers.chores import Chores
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tts_tasks.ledger.records import Evidence
+
 
 class World:
     """Chores, their clock, and a rescue that notes what it did and fails when told to."""
@@ -21,6 +23,7 @@ class World:
         self.clock = FakeClock()
         self.fails: dict[str, Exception] = {}
         self.done: list[str] = []
+        self.evidence: list[Evidence | None] = []
         self.unavailable: list[UnavailableError] = []
         self.epochs: list[int] = []
         self.chores = Chores(
@@ -41,8 +44,9 @@ class World:
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         self._do(f"recover {worker_id}")
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
+    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
         self._do(f"give back {worker_id}")
+        self.evidence.append(evidence)
         return []
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
@@ -104,13 +108,23 @@ def test_a_dead_childs_jobs_are_given_back_until_it_succeeds(
 ) -> None:
     """Nobody else does it: this worker lives on."""
     world.do()
-    world.chores.child_died()
+    world.chores.child_died(lambda: {"reason": "test"})
     world.fails = {"give back me": error}
     assert world.do() == []
     world.fails = {}
     assert world.do() == ["give back me"]
     assert world.do() == []
     assert len(world.unavailable) == isinstance(error, UnavailableError)
+    assert world.evidence == [{"reason": "test"}]
+
+
+def test_a_child_that_was_ended_as_stuck_is_told_of_as_stuck(world: World) -> None:
+    """That it was killed is heard of a moment later, and explains nothing."""
+    world.do()
+    world.chores.child_died(lambda: {"reason": "stuck"})
+    world.chores.child_died(lambda: {"reason": "killed"})
+    assert world.do() == ["give back me"]
+    assert world.evidence == [{"reason": "stuck"}]
 
 
 def test_a_chore_that_fails_keeps_none_of_the_others(world: World) -> None:
@@ -118,7 +132,7 @@ def test_a_chore_that_fails_keeps_none_of_the_others(world: World) -> None:
     world.fails = {
         what: UnavailableError("away") for what in ("give back me", "recover a", "reconcile online")
     }
-    world.chores.child_died()
+    world.chores.child_died(lambda: {"reason": "test"})
     world.chores.worker_died("a", 3.0)
     world.chores.worker_died("b", 3.0)
     assert world.do() == [

@@ -289,8 +289,9 @@ class Pool:
         self.found: list[int | None] = []  #: what a look at the child said, each time
 
     @property
-    def info(self) -> dict[str, Any]:
-        return {"processes": [self.child.pid]}
+    def _pool(self) -> Any:
+        process = SimpleNamespace(pid=self.child.pid, exitcode=-9)  # as billiard's says it
+        return SimpleNamespace(_pool=[process])
 
     def maintain_pool(self) -> None:
         self.found.append(self.child.poll())
@@ -303,7 +304,9 @@ class TestChildExits:
     def test_the_pool_looks_when_a_child_is_gone(self) -> None:
         """At once, when it can be waited for; the successor is watched, also after a reset."""
         pool, hub = Pool(), Hub()
-        parent = SimpleNamespace(pool=pool)
+        told: list[tuple[int, int]] = []
+        traces = SimpleNamespace(exited=lambda *how: told.append(how))
+        parent = SimpleNamespace(pool=pool, controller=SimpleNamespace(tts_traces=traces))
         step = ChildExits(parent)
         step.register_with_event_loop(parent, hub)
         try:
@@ -316,6 +319,7 @@ class TestChildExits:
                 while len(pool.found) < number and time.monotonic() < deadline_s:
                     hub.run_once()
             assert pool.found == [-9, -9, -9]
+            assert [exit_code for _, exit_code in told] == [-9, -9, -9]
         finally:
             pool.child.kill()
             pool.child.wait()

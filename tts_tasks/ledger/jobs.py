@@ -12,7 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks import keys
-from tts_tasks.ledger.records import Claim, ClaimRefused, JobMeta, JobRecord, Refusal
+from tts_tasks.ledger.records import (
+    Claim,
+    ClaimRefused,
+    Evidence,
+    JobMeta,
+    JobRecord,
+    Refusal,
+    evidence_json,
+)
 from tts_tasks.ledger.replicas import ReplicaGate
 from tts_tasks.redis_connection import (
     RedisClient,
@@ -84,14 +92,24 @@ class JobLedger:
             self._scripts.run("accept", [keys.job(job_id)], fields, client=pipe)
 
     def claim(
-        self, job_id: str, worker: str, lease: Lease | None, *, max_strikes: int, nonce: str
+        self,
+        job_id: str,
+        worker: str,
+        lease: Lease | None,
+        *,
+        max_strikes: int,
+        nonce: str,
+        elsewhere_s: float = 0.0,
     ) -> Claim | ClaimRefused:
         """Ask for a job. The worker's own list of claims is written first, for its recoverers.
 
         ``nonce`` names this claim: asking again under it, after a lost reply, is asking once.
+        ``elsewhere_s``: for so long after this worker failed over it, a line of a batch is left to
+        other workers; 0 where there are none.
         """
         job_keys = [keys.job(job_id), keys.lease(keys.split_job_id(job_id)[0])]
         args = [worker, max_strikes, str(lease) if lease else "", nonce]
+        args.append(int(elsewhere_s * 1000))
         with unavailable_is_clear(self._url):
             _, answer = in_order(
                 self._client,
@@ -157,14 +175,26 @@ class JobLedger:
             pipe.execute()
         return int(answer[1])
 
-    def release(self, job_id: str, worker: str, attempt: int | None, *, strike: bool) -> int | None:
-        """Take a job back from a worker; returns its strikes, or None if the worker has it not."""
+    def release(
+        self,
+        job_id: str,
+        worker: str,
+        attempt: int | None,
+        *,
+        strike: bool,
+        evidence: Evidence | None = None,
+        pardons: int = 0,
+    ) -> int | None:
+        """Take a job back from a worker; returns its strikes, or None if the worker has it not.
+
+        ``evidence``: how the attempt ended; the newest is kept with the job, cut to
+        `EVIDENCE_BYTES`. ``pardons``: so many times in the job's life the strike does not count,
+        and only has the job tried elsewhere.
+        """
+        args = [worker, "*" if attempt is None else attempt, int(strike)]
+        args += [evidence_json(evidence), pardons]
         with unavailable_is_clear(self._url):
-            answer = self._scripts.run(
-                "release",
-                [keys.job(job_id)],
-                [worker, "*" if attempt is None else attempt, int(strike)],
-            )
+            answer = self._scripts.run("release", [keys.job(job_id)], args)
             self._client.srem(keys.claims(worker), job_id)
         return int(answer[1]) if answer[0] == "released" else None
 

@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+#: What is known of how an attempt ended, as plain JSON; see `tts_workers.evidence`.
+Evidence = dict[str, Any]
+#: The most that a job keeps of it.
+EVIDENCE_BYTES = 8000
+
 
 @dataclass(frozen=True, slots=True)
 class JobMeta:
@@ -51,6 +56,7 @@ class Refusal(StrEnum):
     MISSING = "missing"  #: the ledger does not know it
     NOT_LEADER = "not_leader"  #: the lane's lease is not this worker's
     EXHAUSTED = "exhausted"  #: too many workers were lost over it
+    ELSEWHERE = "elsewhere"  #: this worker failed over it, and another one is to try
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,9 @@ class JobRecord:
     finished_ms: int | None
     segments_done: int
     segments: int
+    strikes: int = 0  #: attempts in a row that ended without progress
+    struck_workers: tuple[str, ...] = ()  #: that had these attempts
+    evidence: Evidence = field(default_factory=dict)  #: how the last of them ended
 
     @property
     def ended(self) -> bool:
@@ -100,4 +109,28 @@ class JobRecord:
             finished_ms=int(fields["finished_ms"]) if "finished_ms" in fields else None,
             segments_done=int(fields.get("segments_done", 0)),
             segments=int(fields.get("segments", 0)),
+            strikes=int(fields.get("strikes", 0)),
+            struck_workers=tuple(fields.get("struck_workers", "").split("\n"))
+            if fields.get("struck_workers")
+            else (),
+            evidence=json.loads(fields.get("evidence") or "{}"),
         )
+
+
+def evidence_json(evidence: Evidence | None) -> str:
+    """Return evidence as JSON of at most `EVIDENCE_BYTES`; its lists lose their oldest lines."""
+    if not evidence:
+        return ""
+    kept = {
+        key: list(value) if isinstance(value, list) else value for key, value in evidence.items()
+    }
+    while len((text := json.dumps(kept, ensure_ascii=False)).encode()) > EVIDENCE_BYTES:
+        longest = max(
+            (value for value in kept.values() if isinstance(value, list) and value),
+            key=lambda lines: len(str(lines)),
+            default=None,
+        )
+        if longest is None:
+            return json.dumps({"reason": str(evidence.get("reason", ""))[:500]})
+        del longest[0]
+    return text

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks import keys
-from tts_tasks.ledger.records import Claim, ClaimRefused, JobMeta, JobRecord, Refusal
+from tts_tasks.ledger.records import (
+    Claim,
+    ClaimRefused,
+    Evidence,
+    JobMeta,
+    JobRecord,
+    Refusal,
+    evidence_json,
+)
 from tts_tasks.testing.store import MemoryStore, Wire
 
 if TYPE_CHECKING:
@@ -83,15 +91,30 @@ class MemoryLedger:
             "segments": 0,
             "plan": "",
             "engine_state": None,
+            "struck_by": "",
+            "released_ms": 0,
+            "struck_workers": [],
+            "pardons": 0,
+            "evidence": "",
         }
         return self.store.now_ms()
 
     def claim(
-        self, job_id: str, worker: str, lease: Lease | None, *, max_strikes: int, nonce: str
+        self,
+        job_id: str,
+        worker: str,
+        lease: Lease | None,
+        *,
+        max_strikes: int,
+        nonce: str,
+        elsewhere_s: float = 0.0,
     ) -> Claim | ClaimRefused:
         """Ask for a job; asking again under the same ``nonce`` is asking once."""
         self._ask(self._store_note_claim, worker, job_id)
-        answer = self._ask(self._store_claim, job_id, worker, lease, max_strikes, nonce)
+        elsewhere_ms = int(elsewhere_s * 1000)
+        answer = self._ask(
+            self._store_claim, job_id, worker, lease, max_strikes, nonce, elsewhere_ms
+        )
         if isinstance(answer, ClaimRefused):
             self._ask(self._store_drop_claim, worker, job_id)
         return answer
@@ -102,8 +125,14 @@ class MemoryLedger:
     def _store_drop_claim(self, worker: str, job_id: str) -> None:
         self.store.claims[worker].discard(job_id)
 
-    def _store_claim(  # noqa: PLR0911 - as many answers as the script has
-        self, job_id: str, worker: str, lease: Lease | None, max_strikes: int, nonce: str
+    def _store_claim(  # noqa: PLR0911, PLR0917 - the script's answers, and its arguments
+        self,
+        job_id: str,
+        worker: str,
+        lease: Lease | None,
+        max_strikes: int,
+        nonce: str,
+        elsewhere_ms: int,
     ) -> Claim | ClaimRefused:
         tag, _ = keys.split_job_id(job_id)
         job = self.store.job(job_id)
@@ -120,9 +149,14 @@ class MemoryLedger:
                 return ClaimRefused(Refusal.HELD, job["worker"])
             if job["nonce"] == nonce:
                 return self._granted(job_id, job, lease)
-            job["strikes"] += 1  # its earlier attempt died with its child process
+            self._strike(job, worker)  # its earlier attempt died with its child process
         if job["strikes"] >= max_strikes:
             return ClaimRefused(Refusal.EXHAUSTED, str(job["strikes"]))
+        age_ms = self.store.now_ms() - job["released_ms"]
+        own = job["struck_by"] == worker and not job["meta"].lane_key
+        if own and 0 <= age_ms < elsewhere_ms:
+            job.update(state="accepted", worker="")
+            return ClaimRefused(Refusal.ELSEWHERE, str(elsewhere_ms - age_ms))
         job.update(state="running", worker=worker, nonce=nonce, claimed_ms=self.store.now_ms())
         job["attempt"] += 1
         return self._granted(job_id, job, lease)
@@ -191,21 +225,48 @@ class MemoryLedger:
         asker = (job["attempt"], job["worker"]) == (ending.attempt, ending.worker)
         return same and (asker or ending.attempt == _ANY)
 
-    def release(self, job_id: str, worker: str, attempt: int | None, *, strike: bool) -> int | None:
+    def _strike(self, job: dict[str, Any], worker: str, *, pardons: int = 0) -> None:
+        if not job["strikes"] and not job["pardons"]:
+            job["struck_workers"] = []
+        if worker not in job["struck_workers"]:
+            job["struck_workers"].append(worker)
+        job.update(struck_by=worker, released_ms=self.store.now_ms())
+        job["pardons" if job["pardons"] < pardons else "strikes"] += 1
+
+    def release(
+        self,
+        job_id: str,
+        worker: str,
+        attempt: int | None,
+        *,
+        strike: bool,
+        evidence: Evidence | None = None,
+        pardons: int = 0,
+    ) -> int | None:
         """Take a job back from a worker; returns its strikes, or None if the worker has it not."""
-        strikes = self._ask(self._store_release, job_id, worker, attempt, strike)
+        strikes = self._ask(
+            self._store_release, job_id, worker, attempt, strike, evidence_json(evidence), pardons
+        )
         self._ask(self._store_drop_claim, worker, job_id)
         return strikes
 
-    def _store_release(
-        self, job_id: str, worker: str, attempt: int | None, strike: bool
+    def _store_release(  # noqa: PLR0917 - the script's arguments
+        self,
+        job_id: str,
+        worker: str,
+        attempt: int | None,
+        strike: bool,
+        evidence: str,
+        pardons: int,
     ) -> int | None:
         job = self.store.job(job_id)
         if job is None or not is_newest(
             job, job["attempt"] if attempt is None else attempt, worker
         ):
             return None
-        job.update(state="accepted", worker="", strikes=job["strikes"] + int(strike))
+        job.update(state="accepted", worker="", evidence=evidence or job["evidence"])
+        if strike:
+            self._strike(job, worker, pardons=pardons)
         return int(job["strikes"])
 
     def claims_of(self, worker: str) -> list[str]:
@@ -237,6 +298,9 @@ class MemoryLedger:
             finished_ms=job["finished_ms"],
             segments_done=job["segments_done"],
             segments=job["segments"],
+            strikes=job["strikes"],
+            struck_workers=tuple(job["struck_workers"]),
+            evidence=json.loads(job["evidence"] or "{}"),
         )
 
     def now_ms(self) -> int:

@@ -38,6 +38,7 @@ from tts_workers.decision import (
     View,
     decide,
 )
+from tts_workers.evidence import Witness
 from tts_workers.lease_keeper import LeaseKeeper
 from tts_workers.observer import Observer
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from tts_tasks.coordination import Coordinator
     from tts_tasks.events import EventLog
+    from tts_tasks.ledger.records import Evidence
     from tts_tasks.settings import Settings
     from tts_workers.notices import Notices
     from tts_workers.watchdog import Silence
@@ -59,6 +61,7 @@ class Role:
 
     serving: bool  #: ready and not draining
     leadership: Leadership | None
+    others_ready: int = 0  #: workers of the pool that could take what this one failed over
 
 
 class Agent:
@@ -76,6 +79,7 @@ class Agent:
         notices: Notices | None = None,
         clock: Clock = boottime_s,
         kill: Callable[[int, int], None] = os.kill,
+        traces: Callable[[int], Evidence] = lambda _: {},
     ) -> None:
         self._settings = settings
         self._lane_key = settings.lane_key
@@ -87,6 +91,7 @@ class Agent:
         self._notices = notices
         self._clock = clock
         self._kill = kill
+        self._witness = Witness(traces)
         self._observer = Observer(coordinator, settings, clock)
         self._child = ChildWatch(
             clock, pulse_limit_s=settings.silence_s, max_step_s=2 * self._observer.tick_s
@@ -158,6 +163,8 @@ class Agent:
     def child_said(self, pid: int, message: dict[str, Any]) -> None:
         """Hear from the child: it is ready, works on a job, gets on, or does not load."""
         with self._mutex:
+            if self._witness.heard(pid, message):
+                return
             self._child.heard(pid, message)
             self._guarded.notify_all()
         match message.get("event"):
@@ -181,14 +188,15 @@ class Agent:
         """Learn that the child died: its job goes back, and the lane to somebody else."""
         with self._mutex:
             watched = self._child.lost(pid)
+            evidence = self._witness.of_dead(pid)
         if not watched or self._stopping.is_set():
             return
         if not self._record.draining:
             logger.warning("the engine's process %d is gone", pid)
-        self._without_child()
+        self._without_child(evidence)
 
-    def _without_child(self) -> None:
-        self._chores.child_died()
+    def _without_child(self, evidence: Callable[[], Evidence]) -> None:
+        self._chores.child_died(evidence)
         self._change(ready=False, job="")
 
     @property
@@ -233,6 +241,8 @@ class Agent:
         self._store_answered = True
         self._obey(orders)
         self._take_in(lease)
+        with self._mutex:
+            self._publish_role()  # others may have become ready
         self._carry_out(self._decide(lease, orders, silences, reachable=True))
         self._keeper.log()
         self._events.flush()
@@ -241,8 +251,7 @@ class Agent:
         self.store_failures += 1
         if self._store_answered:
             logger.warning("the store does not answer: %s", error)
-            leads = self.leadership
-            if leads is not None:
+            if (leads := self.leadership) is not None:
                 self._keeper.renewal_failed(leads.lease, "the store does not answer")
         self._store_answered = False
 
@@ -354,8 +363,7 @@ class Agent:
         Returns when to look again, in seconds; None: when something has changed.
         """
         with self._mutex:
-            stuck = self._child.look()
-            if stuck is not None:
+            if (stuck := self._child.look()) is not None:
                 self._end_stuck_child(stuck)
             left_s = self._keeper.demote_if_overdue()
             waits_s = [] if left_s is None else [left_s]
@@ -374,7 +382,7 @@ class Agent:
         with contextlib.suppress(ProcessLookupError):
             self._kill(stuck.pid, signal.SIGKILL)
         # not waiting for its end: a process that hangs in a driver may not die for a long time
-        self._without_child()
+        self._without_child(self._witness.of_stuck(stuck))
 
     def _leadership_changed(self) -> None:
         self._publish_role()
@@ -383,7 +391,9 @@ class Agent:
             self._wake.set()
 
     def _publish_role(self) -> None:
-        role = Role(self._record.ready and not self._record.draining, self._keeper.leadership)
+        me = self._record
+        others = self._observer.others_ready(me.pool, me.id)
+        role = Role(me.ready and not me.draining, self._keeper.leadership, others)
         if role != self._last_role:
             self._last_role = role
             self._on_role(role)

@@ -29,6 +29,7 @@ from tts_tasks.routing import route_of
 from tts_tasks.settings import get_settings
 from tts_workers import link
 from tts_workers.agent import Agent, Role
+from tts_workers.child_traces import ChildTraces, stderr_address
 from tts_workers.connection import ChildExits, HeldMessages
 from tts_workers.engines import engine_names, runs_on_cpu_only
 from tts_workers.gpu import Device, NvidiaSmiInventory, choose_device, pin
@@ -149,8 +150,10 @@ class AgentStep(bootsteps.StartStopStep):
         queues.deselect(list(queues))  # nothing is served until the engine has spoken
         route = route_of(settings)
         parent.tts_queues = Queues(*route.queues)
+        address = link.new_address()
+        parent.tts_traces = ChildTraces(stderr_address(address))
         parent.tts_agent = self._agent(parent, worker_id, self.device)
-        parent.tts_link = link.ParentLink(parent.tts_agent)
+        parent.tts_link = link.ParentLink(parent.tts_agent, address)
         os.environ[link.ENVIRONMENT_VARIABLE] = parent.tts_link.address
 
     @staticmethod
@@ -181,7 +184,9 @@ class AgentStep(bootsteps.StartStopStep):
 
         def on_role(role: Role) -> None:
             lease = role.leadership.lease if role.leadership else None
-            parent.tts_link.say({"lease": str(lease) if lease else None})
+            parent.tts_link.say(
+                {"lease": str(lease) if lease else None, "others_ready": role.others_ready}
+            )
             parent.tts_queues.serve(role)
 
         return Agent(
@@ -192,6 +197,7 @@ class AgentStep(bootsteps.StartStopStep):
             events=events,
             on_role=on_role,
             notices=Notices.of(settings, worker=worker_id, events=events),
+            traces=parent.tts_traces.of,
         )
 
     def start(self, parent: Worker) -> None:
@@ -229,6 +235,7 @@ def leave(**_: Any) -> None:
     for worker in _workers:
         worker.tts_agent.leave()
         worker.tts_link.close()
+        worker.tts_traces.close()
 
 
 @signals.worker_process_init.connect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -10,7 +11,9 @@ from celery import signals
 
 from tts_tasks.settings import get_settings
 from tts_tasks.tasks import install_runner
+from tts_workers.child_traces import relay_stderr, say_where_it_hangs, stderr_address
 from tts_workers.engine_host import EngineHost
+from tts_workers.evidence import LogForwarder
 from tts_workers.job_runner import JobRunner
 from tts_workers.leadership import BelievedLease
 from tts_workers.link import ENVIRONMENT_VARIABLE, ChildLink
@@ -21,9 +24,17 @@ def start_child() -> None:
     """Connect to the parent, begin to load the engine, and plug in what runs jobs."""
     settings = get_settings()
     lease = BelievedLease()
-    link = ChildLink(os.environ[ENVIRONMENT_VARIABLE], lease.parent_said)
+    address = os.environ[ENVIRONMENT_VARIABLE]
+    link = ChildLink(address, lease.parent_said)
+    relay_stderr(stderr_address(address))
+    logging.root.addHandler(LogForwarder(link.say))
+
+    def tell(budget_s: float) -> None:
+        say_where_it_hangs(budget_s)
+        link.say({"event": "budget", "budget_s": budget_s})
+
     pace = Pace(
-        lambda budget_s: link.say({"event": "budget", "budget_s": budget_s}),
+        tell,
         floor_s=settings.silence_s,
         factor=settings.progress_factor,
         unknown_s=settings.first_step_s,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from tts_tasks.clock import Clock
+    from tts_tasks.ledger.records import Evidence
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Rescue(Protocol):
         """Give back everything a dead worker held."""
         ...
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
+    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
         """Release and ring for the jobs of this worker's dead child."""
         ...
 
@@ -86,15 +87,19 @@ class Chores:
         self._epochs_wanted = False
         self._next_reconcile_s = 0.0
         self._next_sweep_s = clock() + _SWEEP_S
-        self._child_died = False
+        self._child_died: Callable[[], Evidence] | None = None
         self._dead: dict[str, float] = {}  #: workers to recover, by their silence in seconds
         self._queues: tuple[str, ...] = ()
         self._working_on: Mapping[str, str] = {}
         self._due = threading.Event()
 
-    def child_died(self) -> None:
-        """Have the jobs of this worker's dead child given back."""
-        self._child_died = True
+    def child_died(self, evidence: Callable[[], Evidence]) -> None:
+        """Have the jobs of this worker's dead child given back.
+
+        ``evidence`` says how it ended. It is asked in this thread, as it may have to wait a moment.
+        """
+        if self._child_died is None:  # else it was ended as stuck, and now it is gone
+            self._child_died = evidence
         self._due.set()
 
     def worker_died(self, worker_id: str, silent_s: float) -> None:
@@ -131,10 +136,10 @@ class Chores:
         if self._epochs_wanted:
             self._epochs_wanted = False  # where this fails, the next try to acquire asks again
             self._survive(lambda: self._on_epochs(self._rescue.highest_epoch()))
-        if self._child_died:
-            self._child_died = False
-            if not self._survive(partial(self._rescue.give_back_claims, self._worker_id)):
-                self._child_died = True
+        if self._child_died is not None:
+            evidence, self._child_died = self._child_died, None
+            if not self._survive(partial(self._give_back_claims, evidence)):
+                self._child_died = evidence
         recovered = False
         for worker, silent_s in list(self._dead.items()):
             self._dead.pop(worker, None)  # while it is dead, the next decision names it again
@@ -152,6 +157,9 @@ class Chores:
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_S
             self._survive(self._rescue.sweep)
+
+    def _give_back_claims(self, evidence: Callable[[], Evidence]) -> None:
+        self._rescue.give_back_claims(self._worker_id, evidence())
 
     def _reconcile(self, *, at_once: bool) -> None:
         for queue in self._queues:

@@ -209,6 +209,8 @@ class ChildExits(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self._watched: dict[int, int] = {}  #: pidfds by pid
+        self._processes: dict[int, Any] = {}  #: the pool's own, by pid
+        self._traces = parent.controller.tts_traces
 
     def register_with_event_loop(self, parent: Any, hub: Any) -> None:
         """Watch the children there are; a new event loop after each reconnection knows none."""
@@ -219,7 +221,8 @@ class ChildExits(bootsteps.StartStopStep):
         self._watch(parent.pool, hub)
 
     def _watch(self, pool: Any, hub: Any) -> None:
-        for pid in pool.info["processes"]:
+        self._processes = {process.pid: process for process in pool._pool._pool}  # noqa: SLF001
+        for pid in self._processes:
             if pid not in self._watched:
                 try:
                     descriptor = os.pidfd_open(pid)
@@ -232,5 +235,8 @@ class ChildExits(bootsteps.StartStopStep):
         descriptor = self._watched.pop(pid)
         hub.remove(descriptor)
         os.close(descriptor)
+        # asked of the pool's own object: whoever waits for the process, it remembers the answer
+        process = self._processes.get(pid)
+        self._traces.exited(pid, process.exitcode if process is not None else None)
         pool.maintain_pool()
         self._watch(pool, hub)

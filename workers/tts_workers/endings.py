@@ -23,6 +23,19 @@ def failure(code: str, reason: str, **evidence: Any) -> dict[str, Any]:
     return {"error": {"code": code, "reason": reason, **evidence}}
 
 
+def of_lost_attempts(record: JobRecord) -> dict[str, Any]:
+    """Return what a failure says of the attempts that led to it: the newest evidence, and whose."""
+    told: dict[str, Any] = {"workers": list(record.struck_workers)}
+    return told | ({"evidence": record.evidence} if record.evidence else {})
+
+
+def exhausted_reason(record: JobRecord) -> str:
+    """Say in one line why no further attempt is made."""
+    last = record.evidence.get("reason")
+    tail = f"; the last one: {last}" if last else ""
+    return f"{record.strikes} attempts in a row ended without progress{tail}"
+
+
 class Endings:
     """Ends jobs that no attempt will end, and batches whose last job has ended."""
 

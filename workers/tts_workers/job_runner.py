@@ -18,6 +18,7 @@ from tts_tasks.errors import (
     ConflictError,
     EngineError,
     EngineLoadError,
+    EngineOutOfMemoryError,
     JobFailedError,
     RequestError,
     StaleAttemptError,
@@ -32,7 +33,8 @@ from tts_tasks.requests import SpeechRequest, parse_request
 from tts_tasks.routing import route_of
 from tts_tasks.storage import Ownership, Published, find_published, publish
 from tts_tasks.tasks import accept_online
-from tts_workers.endings import Endings, failure
+from tts_workers.endings import Endings, exhausted_reason, failure, of_lost_attempts
+from tts_workers.memory import PARDONS, with_memory_freed
 from tts_workers.online import OnlineWork
 from tts_workers.rendering import OvertakenError, Rendering, Tools, YieldedError
 
@@ -52,6 +54,8 @@ T = TypeVar("T")
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 0.5
 _NEWS_OF_LEADERSHIP_S = 0.5
+#: How long a worker rests that hands a message to others over which it has failed itself.
+_ELSEWHERE_PAUSE_S = 0.25
 #: How long a message waits for an engine that is loading again before it goes to somebody else.
 _ENGINE_RETURNS_S = 1.0
 
@@ -87,7 +91,7 @@ class JobRunner:
         self._endings = Endings(settings, self._ledger, self._events)
         self._online = OnlineWork(settings, lease)
         log = SegmentLog(settings.redis_url, client=client)
-        self._tools = Tools(log, host.pace, settings, self._insist)
+        self._tools = Tools(log, host.pace, settings, self._insist, self._begins)
 
     def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
         """Run a job to its end; returns the artifact's record.
@@ -135,6 +139,7 @@ class JobRunner:
                 lease,
                 max_strikes=self._settings.max_attempts,
                 nonce=nonce,
+                elsewhere_s=self._settings.elsewhere_s if self._lease.others_ready else 0.0,
             )
 
         answer = self._insist(claim)
@@ -158,20 +163,23 @@ class JobRunner:
                     "job.not_leader", job=job_id, worker=self._worker_id, lease=answer.detail
                 )
                 raise Reject("not the primary of the lane", requeue=True)
+            case Refusal.ELSEWHERE:
+                time.sleep(_ELSEWHERE_PAUSE_S)
+                raise Reject("this worker failed over it: another one is to try", requeue=True)
             case Refusal.EXHAUSTED:
-                self._exhausted(job_id, int(answer.detail))
+                self._give_up(job_id, self._worker_id, "attempts_exhausted")
         raise Ignore
 
-    def _exhausted(self, job_id: str, strikes: int) -> None:
-        reason = f"{strikes} attempts in a row ended without progress"
-        self._give_up(job_id, self._worker_id, "attempts_exhausted", reason)
+    def _give_up(self, job_id: str, worker: str, code: str, reason: str = "") -> None:
+        """Fail a job that nobody works on; raises `JobFailedError`, or returns if somebody does.
 
-    def _give_up(self, job_id: str, worker: str, code: str, reason: str) -> None:
-        """Fail a job that nobody works on; raises `JobFailedError`, or returns if somebody does."""
+        Without a ``reason``: that of the attempts that were lost.
+        """
         record = self._insist(lambda: self._ledger.get(job_id))
         if record is None:
             return
-        result = failure(code, reason, worker=worker)
+        reason = reason or exhausted_reason(record)
+        result = failure(code, reason, worker=worker, **of_lost_attempts(record))
         if self._insist(lambda: self._endings.give_up(record, worker, result)):
             self._events.emit("job.failed", job=job_id, code=code, reason=reason)
             raise JobFailedError(code, reason)
@@ -181,7 +189,11 @@ class JobRunner:
     def _work(self, claim: Claim, loaded: LoadedEngine) -> dict[str, Any]:
         try:
             request = parse_request(claim.request)
-            record = self._artifact(claim, request, loaded)
+            record = with_memory_freed(
+                loaded.engine,
+                lambda: self._artifact(claim, request, loaded),
+                lambda reason: self._out_of_memory(claim, reason, "tried again"),
+            )
         except (StaleAttemptError, UnavailableError):
             raise
         except OvertakenError:
@@ -191,6 +203,9 @@ class JobRunner:
         except tuple(_FINAL) as error:
             code = next(code for kind, code in _FINAL.items() if isinstance(error, kind))
             return self._fail(claim, code, str(error))
+        except EngineOutOfMemoryError as error:
+            self._out_of_memory(claim, str(error), "given back")
+            return self._try_elsewhere(claim, "out_of_memory", str(error), pardons=PARDONS)
         except (EngineError, StorageError) as error:
             code = "storage" if isinstance(error, StorageError) else "engine"
             return self._try_elsewhere(claim, code, str(error))
@@ -245,6 +260,9 @@ class JobRunner:
             self._insist(lambda: storage.remove(rendering.staged))
         return _record(claim, published)
 
+    def _begins(self, number: int, segments: int) -> None:
+        self._link.say({"event": "segment", "segment": number, "segments": segments})
+
     def _must_yield(self, claim: Claim) -> Callable[[], bool]:
         """Return what says at the end of a segment that the job is to be left for another one."""
         return self._online.waits if claim.meta.batch else lambda: False
@@ -266,11 +284,33 @@ class JobRunner:
         self._events.emit("job.failed", job=claim.job_id, code=code, reason=reason)
         raise JobFailedError(code, reason)
 
-    def _try_elsewhere(self, claim: Claim, code: str, reason: str) -> dict[str, Any]:
-        """Give a job back after an attempt failed; the last attempt fails it."""
+    def _out_of_memory(self, claim: Claim, reason: str, then: str) -> None:
+        self._events.emit(
+            "job.out_of_memory",
+            job=claim.job_id,
+            attempt=claim.attempt,
+            worker=claim.worker,
+            reason=reason,
+            then=then,
+        )
+
+    def _try_elsewhere(
+        self, claim: Claim, code: str, reason: str, *, pardons: int = 0
+    ) -> dict[str, Any]:
+        """Give a job back after an attempt failed; the last attempt fails it.
+
+        ``pardons``: so many such failures in its life do not count as an attempt.
+        """
         logger.warning("%s, attempt %d: %s: %s", claim.job_id, claim.attempt, code, reason)
         strikes = self._insist(
-            lambda: self._ledger.release(claim.job_id, claim.worker, claim.attempt, strike=True)
+            lambda: self._ledger.release(
+                claim.job_id,
+                claim.worker,
+                claim.attempt,
+                strike=True,
+                evidence={"reason": f"{code}: {reason}", "worker": claim.worker},
+                pardons=pardons,
+            )
         )
         if strikes is None:
             raise self._overtaken(claim)

@@ -1,4 +1,4 @@
-"""The lease that the child believes in: what its parent told it last."""
+"""What the parent told its child last: the lease to believe in, and who else could work."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ class BelievedLease:
     def __init__(self) -> None:
         self._lease: Lease | None = None
         self._changed = threading.Condition()
+        self.others_ready = 0  #: workers of the pool that could take a job that this one may not
 
     def parent_said(self, message: dict[str, Any]) -> None:
         """Take in what the parent says."""
+        self.others_ready = int(message.get("others_ready", 0))
         if "lease" in message:
             with self._changed:
                 record = message["lease"]

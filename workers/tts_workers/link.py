@@ -23,6 +23,14 @@ ENVIRONMENT_VARIABLE = "TTS_WORKER_LINK"
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
+def new_address() -> str:
+    """Return an address of this process's own.
+
+    It is an abstract one: no file is left behind, whatever kills this process.
+    """
+    return f"tts-worker-{os.getpid()}-{secrets.token_hex(8)}"
+
+
 class LinkListener(Protocol):
     """What the parent does with what it hears."""
 
@@ -38,14 +46,13 @@ class LinkListener(Protocol):
 class ParentLink:
     """The parent's end: listens, and reads each child in a thread of its own."""
 
-    def __init__(self, listener: LinkListener) -> None:
+    def __init__(self, listener: LinkListener, address: str = "") -> None:
         self._listener = listener
         self._children: dict[int, socket.socket] = {}
         self._last_said: bytes | None = None
         self._news = threading.Event()
         self._mutex = threading.Lock()
-        # abstract: no file is left behind, whatever kills this process
-        self.address = f"tts-worker-{os.getpid()}-{secrets.token_hex(8)}"
+        self.address = address or new_address()
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._server.bind(b"\0" + self.address.encode())
         self._server.listen(4)

@@ -70,6 +70,14 @@ class Observer:
         """The registered workers, and what each says it works on."""
         return {id_: record.job if record else "" for id_, record in self.workers.items()}
 
+    def others_ready(self, pool: str, worker_id: str) -> int:
+        """Return how many workers of a pool could take work at once, but for one."""
+        return sum(
+            record is not None and record.ready and not record.draining and record.pool == pool
+            for id_, record in self.workers.items()
+            if id_ != worker_id
+        )
+
     def highest_epoch(self, lane_key: str) -> int:
         """Return the highest epoch of a lane that any registered worker has seen."""
         return max(

@@ -23,6 +23,7 @@ from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_tasks.storage.staging import sweep_staging
 from tts_workers.endings import Endings
+from tts_workers.evidence import of_lost_worker
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tts_tasks.coordination import Coordinator
     from tts_tasks.events import EventLog
     from tts_tasks.ledger import JobLedger, JobRecord
+    from tts_tasks.ledger.records import Evidence
     from tts_tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ class Recovery:
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         """Give back everything a dead worker held, and strike it off the registry."""
         # released first: a message that comes back before would find the job still held
-        released = self._release_claims(worker_id)
+        released = self._release_claims(worker_id, of_lost_worker(silent_s))
         restored = self._restore_messages(worker_id)
         self._ring(record for record in released if _task_id(record) not in restored)
         was_registered = self._coordinator.forget(worker_id)
@@ -89,27 +91,36 @@ class Recovery:
             messages=len(restored),
         )
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
+    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
         """Release the jobs that a worker's dead child had claimed, and have them redone.
 
+        ``evidence``: how the child ended; None: its worker leaves.
         Their messages go to the head of the queue: who has waited longest is served first. Celery
         would put them at its end; it is slower to notice, and then finds nothing left to do.
         """
-        released = self._release_claims(worker_id)
+        released = self._release_claims(worker_id, evidence or {"reason": "its worker left"})
         task_ids = {_task_id(record) for record in released}
         restored = self._restore_messages(worker_id, only=task_ids) if released else set()
         self._ring(record for record in released if _task_id(record) not in restored)
         return [record.id for record in released]
 
-    def _release_claims(self, worker_id: str) -> list[JobRecord]:
+    def _release_claims(self, worker_id: str, evidence: Evidence) -> list[JobRecord]:
         released: list[JobRecord] = []
+        evidence = {**evidence, "worker": worker_id}
         for job_id in self._ledger.claims_of(worker_id):
-            if self._ledger.release(job_id, worker_id, None, strike=True) is None:
+            strikes = self._ledger.release(job_id, worker_id, None, strike=True, evidence=evidence)
+            if strikes is None:
                 continue
             record = self._ledger.get(job_id)
             if record is None:
                 continue
-            self._events.emit("job.recovered", job=job_id, attempt=record.attempt, worker=worker_id)
+            self._events.emit(
+                "job.recovered",
+                job=job_id,
+                attempt=record.attempt,
+                worker=worker_id,
+                reason=evidence["reason"],
+            )
             released.append(record)
         return released
 
@@ -136,7 +147,13 @@ class Recovery:
                 lost.append(record)
             elif working_on.get(record.worker) == job_id or record.claimed_ms > fresh_ms:
                 in_good_hands.append(job_id)
-            elif self._ledger.release(job_id, record.worker, record.attempt, strike=True):
+            elif self._ledger.release(
+                job_id,
+                record.worker,
+                record.attempt,
+                strike=True,
+                evidence={"reason": "its worker did not work on it", "worker": record.worker},
+            ):
                 lost.append(record)
         self._ledger.rung(queue, in_good_hands)
         if lost:

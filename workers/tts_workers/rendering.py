@@ -62,6 +62,7 @@ class Tools:
     pace: Pace
     settings: Settings
     insist: Insist
+    on_segment: Callable[[int, int], None] = lambda _number, _segments: None  #: it is begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class Rendering:
         if self._is_kept:
             self._resume()
         for segment in self._segments[self._done :]:
+            self._tools.on_segment(self._done + 1, len(self._segments))
             with self._tools.pace.step("speak", len(segment.text)):
                 spoken = self._loaded.engine.speak(segment, voice, self._state, options)
             self._state = spoken.state

@@ -19,6 +19,7 @@ from ttsctl.output import (
     echo_jsonl,
     echo_table,
     error_text,
+    evidence_lines,
     is_terminal,
     table_lines,
 )
@@ -111,16 +112,24 @@ def wait(
 @output_option(default=None, text=_RECORDS_HELP)
 @pass_client
 def errors(client: Client, /, batch_id: str, output_format: OutputFormat | None) -> None:
-    """Show the lines that were rejected and the jobs that failed, in input order."""
+    """Show the lines that were rejected and the jobs that failed, in input order.
+
+    In a table, what is known of a job that lost its workers stands below it.
+    """
     client.batch_status(batch_id)
+    failed: list[dict[str, Any]] = []
+
+    def row(line: dict[str, Any]) -> tuple[Any, ...]:
+        failed.append(line)
+        where = (line.get("line"), line.get("id"), line.get("state"))
+        return (*where, error_text(line.get("error")))
+
     echo_records(
-        client.batch_errors(batch_id),
-        output_format,
-        ("LINE", "ID", "STATE", "ERROR"),
-        lambda line: (
-            line.get("line"), line.get("id"), line.get("state"), error_text(line.get("error")),
-        ),
-    )  # fmt: skip
+        client.batch_errors(batch_id), output_format, ("LINE", "ID", "STATE", "ERROR"), row
+    )
+    for line in failed:  # a table was written
+        for text in evidence_lines(line):
+            click.echo(text)
 
 
 @batch.command()

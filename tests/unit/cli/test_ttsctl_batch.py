@@ -124,6 +124,38 @@ def test_errors_as_a_table_give_the_reason(ttsctl, cluster):
     assert row.split(maxsplit=3) == ["1", "l1", "rejected", "text: nothing to speak"]
 
 
+def test_errors_as_a_table_show_the_evidence_of_a_job_that_lost_its_workers(
+    ttsctl, cluster, monkeypatch
+):
+    """Below the table, in words; a pipe has it in its JSON; no byte of it moves the cursor."""
+    evidence = {
+        "reason": "the engine's process was killed by SIGSEGV at segment 2 of 5",
+        "signal": "SIGSEGV",
+        "log": ["WARNING engine: \x1b[31mhot"],
+        "stderr": ["Fatal Python error: Segmentation fault"],
+    }
+    error = {
+        "code": "attempts_exhausted",
+        "reason": "3 attempts",
+        "workers": ["w1@h/1", "w2@h/2"],
+        "evidence": evidence,
+    }
+    failed = {"line": 3, "id": "bad", "state": "failed", "error": error}
+    monkeypatch.setattr(cluster, "batch_errors", lambda _: iter([failed]))
+    shown = ttsctl("batch", "errors", "demo", "-o", "table").stdout.splitlines()
+    assert shown[2:] == [
+        "",
+        "line 3, bad: the engine's process was killed by SIGSEGV at segment 2 of 5",
+        "  tried on: w1@h/1, w2@h/2",
+        "  its last log lines:",
+        "    WARNING engine: \\x1b[31mhot",
+        "  what its process wrote:",
+        "    Fatal Python error: Segmentation fault",
+    ]
+    (piped,) = ttsctl("batch", "errors", "demo").stdout.splitlines()
+    assert json.loads(piped) == failed
+
+
 def test_the_report_has_a_line_for_each_input_line(ttsctl, cluster):
     """Report keeps the input's order, also while jobs are open."""
     cluster.outcomes, cluster.finished = "srs", 1

@@ -189,7 +189,9 @@ def test_fault_once_survives_restarts(tmp_path: Path) -> None:
     assert _speak(_paced(faults=rule), "POISON").samples.size
 
 
-@pytest.mark.parametrize(("fault", "code"), [("crash", -signal.SIGKILL), ("exit", 70)])
+@pytest.mark.parametrize(
+    ("fault", "code"), [("crash", -signal.SIGKILL), ("abort", -signal.SIGABRT), ("exit", 70)]
+)
 def test_fatal_faults_end_the_process(fault: str, code: int) -> None:
     """The crash fault is a SIGKILL from inside, the exit fault an exit without clean-up."""
     script = (
@@ -240,7 +242,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("TTS_PACED_COST", "-1", "greater than or equal to 0"),
         ("TTS_PACED_COST", "nan", "finite"),
         ("TTS_PACED_LOAD_S", "soon", "valid number"),
-        ("TTS_PACED_FAULTS", "explode@text:x", "one of hang, crash, exit, oom, error"),
+        ("TTS_PACED_FAULTS", "explode@text:x", "one of hang, crash, abort, exit, oom, error"),
         ("TTS_PACED_FAULTS", "crash", "after the @ come text:MARK"),
         ("TTS_PACED_FAULTS", "crash@weekday:Monday", "after the @ come text:MARK"),
         ("TTS_PACED_FAULTS", "crash@text:a&text:b", "each at most once"),

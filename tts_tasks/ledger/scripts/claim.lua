@@ -2,11 +2,15 @@
 -- Rule 1: an online job is given only to the holder of the lane's lease under this very epoch.
 -- KEYS[1] job; KEYS[2] lease of the lane that is named like the job's tag (same slot)
 -- ARGV[1] worker, ARGV[2] max_attempts, ARGV[3] "epoch:holder" the worker believes in, or "",
--- ARGV[4] nonce of this claim: asked again after a lost reply, it gets the same answer
+-- ARGV[4] nonce of this claim: asked again after a lost reply, it gets the same answer,
+-- ARGV[5] for so long, in ms, a line over which this worker failed is left to others (0: there
+-- are none). Not an online job: no other worker may have it.
 -- returns {"claimed", attempt, request, meta, accepted_ms} | {"held", worker} |
---         {"ended", state, result} | {"missing"} | {"not_leader", lease} | {"exhausted", strikes}
+--         {"ended", state, result} | {"missing"} | {"not_leader", lease} | {"exhausted", strikes} |
+--         {"elsewhere", ms that are left to the others}
 local job = redis.call('HMGET', KEYS[1], 'state', 'worker', 'result', 'request', 'meta',
-                       'accepted_ms', 'strikes', 'lane', 'nonce', 'attempt')
+                       'accepted_ms', 'strikes', 'lane', 'nonce', 'attempt',
+                       'struck_by', 'released_ms', 'struck_workers', 'pardons')
 local state = job[1]
 if not state then
   return {'missing'}
@@ -14,7 +18,8 @@ end
 if state ~= 'accepted' and state ~= 'running' then
   return {'ended', state, job[3] or ''}
 end
-if job[8] and job[8] ~= '' then
+local online = job[8] and job[8] ~= ''
+if online then
   local lease = redis.call('GET', KEYS[2]) or ''
   if lease == '' or lease ~= ARGV[3] then
     return {'not_leader', lease}
@@ -28,16 +33,31 @@ if state == 'running' then
     return {'claimed', tonumber(job[10]), job[4], job[5], job[6]}
   end
 end
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+local struck_by, released_ms = job[11] or '', tonumber(job[12] or '0')
 -- The same worker anew: its earlier attempt died with its child process.
 local strikes = tonumber(job[7] or '0')
 if state == 'running' then
+  local names = (strikes > 0 or tonumber(job[14] or '0') > 0) and job[13] or ''
+  if not ('\n' .. names .. '\n'):find('\n' .. ARGV[1] .. '\n', 1, true) then
+    names = names == '' and ARGV[1] or names .. '\n' .. ARGV[1]
+  end
   strikes = redis.call('HINCRBY', KEYS[1], 'strikes', 1)
+  struck_by, released_ms = ARGV[1], now_ms
+  redis.call('HSET', KEYS[1], 'struck_by', struck_by, 'released_ms', released_ms,
+             'struck_workers', names)
 end
 if strikes >= tonumber(ARGV[2]) then
   return {'exhausted', strikes}
 end
-local now = redis.call('TIME')
+local age_ms = now_ms - released_ms
+-- a clock that was set back must not keep it from this worker for longer
+if not online and struck_by == ARGV[1] and age_ms >= 0 and age_ms < tonumber(ARGV[5]) then
+  redis.call('HSET', KEYS[1], 'state', 'accepted', 'worker', '')
+  return {'elsewhere', tonumber(ARGV[5]) - age_ms}
+end
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1], 'lease', ARGV[3],
-           'nonce', ARGV[4], 'claimed_ms', now[1] * 1000 + math.floor(now[2] / 1000))
+           'nonce', ARGV[4], 'claimed_ms', now_ms)
 return {'claimed', attempt, job[4], job[5], job[6]}

@@ -116,3 +116,17 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the device and every helper process; may be called twice."""
         ...
+
+
+@runtime_checkable
+class FreesMemory(Protocol):
+    """What an engine may be able to do besides.
+
+    It is asked when it has run out of memory (`EngineOutOfMemoryError`, `MemoryError`, or any
+    error whose class is called ``OutOfMemoryError``, such as torch's), before the job is tried
+    once more in the same place.
+    """
+
+    def free_memory(self) -> None:
+        """Give back what it can do without: caches, encoded voices, unused blocks."""
+        ...

@@ -7,6 +7,7 @@ where it is told to. The sound, and so the fingerprint, is the inner engine's to
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ from tts_tasks.errors import (
     EngineOutOfMemoryError,
 )
 from tts_workers.engines import load_engine
+from tts_workers.engines.base import FreesMemory
 
 if TYPE_CHECKING:
     from tts_workers.engines.base import (
@@ -40,11 +42,15 @@ if TYPE_CHECKING:
     )
 
 
+logger = logging.getLogger(__name__)
+
+
 class FaultKind(StrEnum):
     """What can go wrong on demand."""
 
     HANG = "hang"  #: `speak` never returns, until `close`
     CRASH = "crash"  #: the process kills itself with SIGKILL
+    ABORT = "abort"  #: the process aborts, as C and C++ libraries do, with a line on stderr
     EXIT = "exit"  #: the process ends with exit code 70 and no clean-up
     OOM = "oom"  #: `EngineOutOfMemoryError`
     ERROR = "error"  #: a plain `EngineError`
@@ -209,7 +215,13 @@ class PacedEngine:
         with (folder / f"{os.getpid()}.spoken").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
+    def free_memory(self) -> None:
+        """Have the inner engine free memory, if it can."""
+        if isinstance(self._inner, FreesMemory):
+            self._inner.free_memory()
+
     def _fail(self, kind: FaultKind) -> NoReturn:
+        logger.warning("paced: %s, injected by TTS_PACED_FAULTS", kind)
         match kind:
             case FaultKind.HANG:
                 self._closed.wait()
@@ -217,6 +229,9 @@ class PacedEngine:
             case FaultKind.CRASH:
                 os.kill(os.getpid(), signal.SIGKILL)
                 raise EngineError("SIGKILL is on its way")
+            case FaultKind.ABORT:
+                os.write(2, b"paced: terminate called, injected by TTS_PACED_FAULTS\n")
+                os.abort()
             case FaultKind.EXIT:
                 os._exit(70)
             case FaultKind.OOM:
