@@ -44,11 +44,11 @@ def run(benchmark: Benchmark, arguments: Sequence[str]) -> int:
     cases = list(benchmark.cases(options))
     runs: list[Run] = []
     began_s = time.monotonic()
-    measured_on: dict[str, Any] = {}
+    measured_on = record.environment()
     for repeat in range(options.repeats):
         for case in cases:
             measured, server = benchmark.measure(options, case, repeat)
-            measured_on = measured_on or record.environment(server)
+            measured_on["versions"]["redis-server"] = server
             runs.append(measured)
             _tell(time.monotonic() - began_s, measured)
     rows = summarise(benchmark.plan, runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks import engine
@@ -42,7 +43,6 @@ class Cluster:
                 **self._environment,
             }
             self._spans = Spans(directory / "spans")
-            self.client = self.new_client()
         except BaseException:
             self._stack.close()
             raise
@@ -56,15 +56,22 @@ class Cluster:
     ) -> None:
         self._stack.close()
 
+    @cached_property
+    def client(self) -> Peer:
+        """The first client, started when it is first needed."""
+        return self.new_client()
+
     def new_client(self, **environment: str) -> Peer:
-        """Start one more client."""
-        return self._stack.enter_context(
+        """Start one more client; returns when it is ready to be asked."""
+        client = self._stack.enter_context(
             Peer(
                 "benchmarks.our_client",
                 environment=self.room.full_environment(**environment),
                 log_path=self.room.directory / "client.log",
             )
         )
+        client.ask("workers")  # its imports and its connection are no part of what is measured
+        return client
 
     def start_worker(self, name: str, **environment: str) -> Program:
         """Start one worker, as its documentation says."""

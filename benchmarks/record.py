@@ -32,7 +32,7 @@ _PACKAGES = (
 )
 
 
-def environment(server_version: str) -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Return what figures depend on and a reader cannot see: versions, commit, cores, load."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -43,7 +43,6 @@ def environment(server_version: str) -> dict[str, Any]:
         "nice": os.nice(0),
         "versions": {
             "python": platform.python_version(),
-            "redis-server": server_version,
             **{name: version for name in _PACKAGES if (version := _version(name))},
         },
     }

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Peer:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # it has ended before us
+                    stream.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
