@@ -39,6 +39,8 @@ class Cluster:
                 "TTS_HOME": str(directory / "home"),
                 "TTS_REDIS_URL": self.room.server.url,
                 "BENCH_COSTS": str(directory / "costs"),
+                # a backlog is what is measured: a lane that refuses it when it is long would not do
+                "TTS_MAX_ONLINE_JOBS": "0",
                 **engine.environment(directory, speak_s=self._speak_s, chars=self._chars),
                 **self._environment,
             }

@@ -84,11 +84,11 @@ def _lines(axis: Any, plan: Plan, metric: Metric, rows: Sequence[Row], runs: Seq
     if _spans_decades(xs):
         axis.set_xscale("log")
     axis.set_xticks(xs, [f"{x:,.0f}" for x in xs])
-    axis.minorticks_off()
     if _spans_decades([value for *_, value in shown]):
         axis.set_yscale("log")
     else:
         axis.set_ylim(bottom=0)
+    axis.minorticks_off()
     axis.set_xlabel(plan.x_title, fontsize="small")
     axis.set_title(_title(metric), fontsize="small", loc="left")
     axis.tick_params(labelsize="small")

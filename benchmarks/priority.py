@@ -25,10 +25,10 @@ class Situation:
 
 
 SITUATIONS = {
-    "2 workers, idle": Situation(2, batch=False),
-    "2 workers, batch": Situation(2, batch=True),
-    "1 worker, idle": Situation(1, batch=False),
-    "1 worker, batch": Situation(1, batch=True),
+    "idle on 2": Situation(2, batch=False),
+    "batch on 2": Situation(2, batch=True),
+    "idle on 1": Situation(1, batch=False),
+    "batch on 1": Situation(1, batch=True),
 }
 CHARS = 10
 #: Of an online job.

@@ -69,11 +69,20 @@ def document(
 
 
 def write(path: Path, told: Mapping[str, Any]) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record, whole or not at all; each run is a line, so that two can be compared."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".json.part")
-    draft.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    fields = ",\n".join(f"{json.dumps(name)}: {_lines(value)}" for name, value in told.items())
+    draft.write_text(f"{{\n{fields}\n}}\n", encoding="utf-8")
     draft.replace(path)
+
+
+def _lines(value: Any) -> str:
+    """Return JSON with a line for each item of a list."""
+    if not isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    items = ",\n ".join(json.dumps(item, ensure_ascii=False) for item in value)
+    return f"[\n {items}\n]"
 
 
 def _version(package: str) -> str | None:

@@ -115,7 +115,7 @@ class Ours:
             drained_per_s = rate_per_s(spans)
             if self.batch:
                 cluster.wait_until_done("jobs", load.within_s)
-                drained_per_s = load.jobs / (boottime_s() - spans[0].began_s)
+                drained_per_s = load.jobs / (boottime_s() - min(s.began_s for s in spans))
             sent_s = self._stream(cluster, load)
             spans = cluster.wait_for_spans(load.jobs + load.samples, load.within_s)
             return Measured(

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import engine, record
+from benchmarks import engine, priority, record, scale
 from benchmarks.__main__ import NAMES, main
 from benchmarks.benchmark import Benchmark, Option, counts, names, parse, run
+from benchmarks.busy import measure as busy
+from benchmarks.dispatch.systems import latencies_s
 from benchmarks.figures import Case, Metric, Plan, Run, Spread, summarise
 from benchmarks.ours import text_of, write_batch
 from benchmarks.rooms import peak_rss_bytes
@@ -251,6 +253,10 @@ def test_every_benchmark_has_a_baseline_and_a_smoke_run(name: str) -> None:
         assert len(cases) >= 2
         assert len(set(cases)) == len(cases)
         assert {benchmark.plan.baseline(case) for case in cases} <= set(cases)
+    for option in benchmark.options.values():
+        for default in (option.default, option.quick):
+            if isinstance(default, list):
+                assert option.read(",".join(map(str, default))) == default
 
 
 # -- what engines did -----------------------------------------------------------------------------
@@ -278,6 +284,50 @@ def test_figures_of_spans() -> None:
     assert rate_per_s(spans) == pytest.approx(2 / 3)
     assert busy_share(spans[:1]) is None
     assert rate_per_s(spans[:1]) is None
+
+
+def test_pauses_and_shares_of_the_busy_benchmark() -> None:
+    """The pause is from the end of a job to the beginning of the next one."""
+    found = busy.values_of([Span(1, 10, 11), Span(1, 11.5, 12.5), Span(1, 12.6, 13)], 0.25)
+    assert found["idle_s"] == pytest.approx(0.5)
+    assert found["busy"] == pytest.approx(2.4 / 3)
+    assert found["one_by_one"] == pytest.approx(0.8)
+
+
+def test_engines_of_several_workers_speak_at_once() -> None:
+    """Two workers, three seconds each, of which one is idle for a second: five sixths."""
+    spans = [Span(1, 10, 12), Span(1, 12, 13), Span(2, 10, 11), Span(2, 12, 13)]
+    found = scale.values_of(spans, 2)
+    assert found["busy"] == pytest.approx(5 / 6)
+    assert found["jobs_per_s"] == pytest.approx(3 / 2)
+
+
+def test_latencies_pair_jobs_in_their_order() -> None:
+    """One start too many or too few is an error, not a shift."""
+    assert latencies_s([1.0, 2.0], [2.5, 1.25]) == [0.25, 0.5]
+    with pytest.raises(ValueError, match="longer"):
+        latencies_s([1.0], [1.5, 2.0])
+
+
+def test_a_release_that_cannot_stream_has_no_first_audio() -> None:
+    """It is a dash, not a zero."""
+    found = priority.values_of({"heard_s": [], "done_s": [0.3, 0.1, 0.2]}, None)
+    assert found == {
+        "heard_p50_s": None,
+        "heard_p99_s": None,
+        "done_p50_s": 0.2,
+        "done_p99_s": 0.3,
+        "batch_per_s": None,
+    }
+
+
+def test_the_batch_lasts_longer_than_the_online_jobs() -> None:
+    """Though all workers did nothing else."""
+    options = parse(priority.BENCHMARK, [])
+    lines = priority.lines_that_last(options, workers=2)
+    batch_s = lines * options.batch_sentences * options.speak_ms / 1000 / 2
+    online_s = options.jobs * (options.pause_ms + priority.SENTENCES * options.speak_ms) / 1000
+    assert batch_s > 1.5 * online_s
 
 
 def test_the_silent_engine_speaks_a_segment_a_sentence() -> None:
