@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 #: Nothing is in hand any more that would be worth waiting for.
-_END_S = 5.0
+_END_S = 2.0
 
 
 class ProgramEndedError(Exception):
