@@ -9,7 +9,7 @@ MINUTES ?= 60
 ROUNDS ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test model mutants simulate bench-failover chaos chaos-long lint format install-nginx install-chromium install-spin install-system clean
+.PHONY: help install demo test model mutants simulate bench bench-failover chaos chaos-long lint format install-nginx install-chromium install-spin install-system clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,6 +28,10 @@ $(VENV)/.installed-all: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed-all
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(PIP_INSTALL) --editable '.[bench]'
+	@touch $@
 
 demo: $(VENV)/.installed-all  ## A batch on a primary and a standby; the primary is killed half-way
 	$(BIN)/python examples/demo.py
@@ -49,6 +53,9 @@ mutants: install  ## Put bugs in, one at a time: the tests must find every one
 
 simulate: install  ## 2,000 clusters under virtual time, with faults from a seed each
 	$(BIN)/python -m tests.simulation --seeds 2000
+
+bench: $(if $(NAME),$(VENV)/.installed-bench,$(VENV)/.made)  ## Measure NAME=dispatch, busy, priority, memory or scale; without NAME: list them
+	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 bench-failover: install  ## Failover, measured beside bare Celery and a health-check script
 	$(BIN)/python -m benchmarks.failover --rounds $(ROUNDS)

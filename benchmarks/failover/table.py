@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.table import columns
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,13 +31,7 @@ _HEADS = (
 
 def render(summaries: Sequence[Summary]) -> str:
     """Return one line a system and fault, all times in seconds after the fault."""
-    rows = [_HEADS, *(_row(summary) for summary in summaries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = columns([_HEADS, *(_row(summary) for summary in summaries)])
     notes = {f"{summary.system}: {note}" for summary in summaries for note in summary.notes}
     return "\n".join([*lines, *sorted(notes)])
 

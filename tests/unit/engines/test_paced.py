@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tts_tasks.clock import boottime_s
 from tts_tasks.errors import (
     ConfigurationError,
     EngineError,
@@ -258,3 +260,23 @@ def test_bad_settings_name_their_variable(
 
     with pytest.raises(ConfigurationError, match=rf"{variable}: .*{complaint}"):
         PacedEngine()
+
+
+def test_spans_tell_when_it_spoke(tmp_path: Path) -> None:
+    """Each segment is a line; two engines share the file, and their jobs are told apart."""
+    spans = tmp_path / "spans"
+    before_s = boottime_s()
+    engines = [_paced(cost=0.2, spans=str(spans)), _paced(spans=str(spans))]
+    for engine in engines:
+        _speak(engine, "x" * 2)
+    _speak(engines[0], "x")
+
+    lines = [json.loads(line) for line in spans.read_text().splitlines()]
+
+    assert [(line["pid"], line["job"], line["audio_s"]) for line in lines] == [
+        (os.getpid(), 1, 0.2),
+        (os.getpid(), 1, 0.2),
+        (os.getpid(), 2, 0.1),
+    ]
+    assert all(before_s <= line["began_s"] < line["ended_s"] <= boottime_s() for line in lines)
+    assert lines[0]["ended_s"] - lines[0]["began_s"] >= 0.2 * 0.2

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tts_tasks.clock import boottime_s
 from tts_tasks.errors import (
     ConfigurationError,
     EngineError,
@@ -115,8 +116,8 @@ class PacedSettings(BaseSettings):
     #: Seconds of wall time for a second of audio, the inner engine's own time included.
     cost: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     load_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  #: added to the load
-    trace: str = ""  #: a folder: a file a process says there when it began to speak what
     faults: str = ""  #: rules as in `Fault`, separated by semicolons
+    spans: str = ""  #: path of a file to which each spoken segment adds a line, see `PacedEngine`
 
     @field_validator("faults")
     @classmethod
@@ -134,6 +135,10 @@ class PacedEngine:
 
     Settings come from the environment unless given; raises `ConfigurationError` for bad ones.
     `close` may be called from another thread and ends a wait or an injected hang.
+
+    With ``spans`` each segment that was spoken is a line of JSON in that file: ``pid``, ``job``
+    (the calls of `split` so far: 1 is the probe of a worker), ``began_s`` and ``ended_s`` on
+    ``CLOCK_BOOTTIME``, and ``audio_s``. Processes may share the file.
     """
 
     name = "paced"
@@ -186,10 +191,8 @@ class PacedEngine:
         self, segment: Segment, voice: EngineVoice, state: EngineState | None, options: SpeakOptions
     ) -> Spoken:
         """Speak with the inner engine, at the configured cost, unless a fault rule fires."""
-        started = time.monotonic()
+        started, began_s = time.monotonic(), boottime_s()
         self._segments += 1
-        if self._settings.trace:
-            self._note(Path(self._settings.trace), segment)
         for rule in self._rules:
             if rule.fires(segment.text, self._segments, self._jobs):
                 self._fail(rule.kind)
@@ -198,6 +201,7 @@ class PacedEngine:
         due = started + self._settings.cost * audio_s
         if self._closed.wait(max(0.0, due - time.monotonic())):
             raise EngineError("paced was closed while it was speaking")
+        self._note_span(began_s, audio_s)
         return spoken
 
     def fingerprint(self) -> str:
@@ -209,11 +213,19 @@ class PacedEngine:
         self._closed.set()
         self._inner.close()
 
-    @staticmethod
-    def _note(folder: Path, segment: Segment) -> None:
-        line = {"began_s": time.monotonic(), "text": segment.text}
-        with (folder / f"{os.getpid()}.spoken").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def _note_span(self, began_s: float, audio_s: float) -> None:
+        if not self._settings.spans:
+            return
+        line = {
+            "pid": os.getpid(),
+            "job": self._jobs,
+            "began_s": began_s,
+            "ended_s": boottime_s(),
+            "audio_s": audio_s,
+        }
+        # one write to the end of the file: lines of several processes do not mix
+        with Path(self._settings.spans).open("ab", buffering=0) as file:
+            file.write(json.dumps(line).encode() + b"\n")
 
     def free_memory(self) -> None:
         """Have the inner engine free memory, if it can."""

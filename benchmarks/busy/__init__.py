@@ -1,0 +1,1 @@
+"""How much of the time an engine speaks, while there is work: ours beside a plain Celery task."""
