@@ -283,7 +283,7 @@ def test_a_write_that_died_is_resumed(open_again: Callable[[], Storage]) -> None
         Manifest(open_again(), "b").write(_lines(1600), die)
     manifest = Manifest(open_again(), "b")
     assert manifest.summary() is None
-    assert [manifest.has_chunk(number) for number in (1, 2, 3)] == [True, True, False]
+    assert [manifest.has_chunk(number) for number in (1, 2, 4)] == [True, True, False]
 
     summary, chunks = _write(manifest, _lines(1600))
     assert chunks.numbers == [1, 2, 3, 4]
@@ -469,7 +469,7 @@ _FILE = (
 )
 
 
-def test_lines_are_named_and_keep_what_is_not_a_default() -> None:
+def test_lines_are_named_and_keep_what_they_give() -> None:
     """Names are those of `artifact_name` at the head's time; the request reads back the same."""
     lines = list(read_batch(io.BytesIO(_FILE.encode())))
     made = list(manifest_lines(lines, _HEAD))
@@ -478,7 +478,7 @@ def test_lines_are_named_and_keep_what_is_not_a_default() -> None:
         "a",
         "out/b/ch1/001.mp3",
         3,
-        {"text": "你好。", "output_name": "ch1/001", "format": "mp3"},
+        {"text": "你好。", "output_name": "ch1/001", "format": "mp3", "speed": 1.0},
     )
     assert made[1].request == {
         "text": "再见",

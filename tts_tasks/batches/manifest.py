@@ -13,10 +13,12 @@ after it was emptied the same submit finds here what was accepted, under the sam
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from tts_tasks import keys
 from tts_tasks.errors import ConflictError, NotFoundError, StorageError
@@ -44,7 +46,7 @@ class ManifestLine:
     id: str | None
     name: str = ""  #: the artifact's final name in storage; empty for a rejected line
     chars: int = 0  #: length of the text
-    request: dict[str, Any] | None = None  #: what differs from the defaults
+    request: dict[str, Any] | None = None  #: the fields that the line gives, checked
     rejected: dict[str, Any] | None = None  #: ``{"field", "reason"}``
 
 
@@ -151,13 +153,12 @@ class Manifest:
 
         ``on_chunk(number, lines)`` is called for each chunk that is in storage, in order, also
         for those that were there already: after a crash the same call goes over the same chunks.
-        Other lines under the same number are a `ConflictError`. Memory does not grow with the
-        file.
+        Other lines under the same number are a `ConflictError`, and nothing is written after
+        them. Memory does not grow with the file.
         """
         chunks = total = rejected = 0
-        for chunk, data in _chunks(lines):
+        for chunk in self._written(lines):
             chunks += 1
-            self._create(self._chunk_name(chunks), data)
             on_chunk(chunks, chunk)
             total += len(chunk)
             rejected += sum(line.rejected is not None for line in chunk)
@@ -175,6 +176,22 @@ class Manifest:
         names = self._storage.list_hidden(self._folder)
         self._storage.remove(name for name in names if name != self._head_name)
         self._storage.remove([self._head_name])
+
+    def _written(self, lines: Iterable[ManifestLine]) -> Iterator[list[ManifestLine]]:
+        """Yield each chunk once it is in storage: while one is written, the next one is made."""
+        written: list[ManifestLine] = []
+        with ThreadPoolExecutor(1) as writer:
+            writing = None
+            for number, (chunk, data) in enumerate(_chunks(lines), start=1):
+                if writing:
+                    writing.result()
+                writing = writer.submit(self._create, self._chunk_name(number), data)
+                if written:
+                    yield written
+                written = chunk
+            if writing:
+                writing.result()
+                yield written
 
     def _chunk_name(self, number: int) -> str:
         return f"{self._folder}/manifest/{number:08d}.jsonl"
@@ -222,13 +239,18 @@ def _chunks(lines: Iterable[ManifestLine]) -> Iterator[tuple[list[ManifestLine],
 
 
 def _line_bytes(line: ManifestLine) -> bytes:
-    fields: dict[str, Any] = {"line": line.line, "id": line.id}
     if line.rejected is not None:
-        fields["rejected"] = line.rejected
-    else:
-        fields |= {"name": line.name, "chars": line.chars, "request": line.request}
-    # Half a surrogate, which UTF-8 cannot hold, becomes "?": requests have none, reasons might.
-    return f"{_encoded(fields)}\n".encode("utf-8", "replace")
+        fields = {"line": line.line, "id": line.id, "rejected": line.rejected}
+        # Half a surrogate, which UTF-8 cannot hold, becomes "?"; requests have none.
+        return f"{_encoded(fields)}\n".encode("utf-8", "replace")
+    fields = {
+        "line": line.line,
+        "id": line.id,
+        "name": line.name,
+        "chars": line.chars,
+        "request": line.request,
+    }
+    return to_json(fields) + b"\n"
 
 
 def _first(error: ValidationError) -> str:

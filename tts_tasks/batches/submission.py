@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def manifest_lines(lines: Iterable[BatchLine | RejectedLine], head: Head) -> Iterator[ManifestLine]:
-    """Name each line's artifact, and keep what of its request is not a default.
+    """Name each line's artifact, and keep what its request says besides the defaults.
 
     The names hang on nothing but the line and the head: a file that is submitted again under the
     head in force gets the same ones.
@@ -33,5 +33,5 @@ def manifest_lines(lines: Iterable[BatchLine | RejectedLine], head: Head) -> Ite
             accepted_at=accepted_at,
             job_id=line.id,
         )
-        fields = request.model_dump(mode="json", exclude_defaults=True)
+        fields = request.model_dump(mode="json", exclude_unset=True)
         yield ManifestLine(line.line, line.id, name, len(request.text), fields)
