@@ -510,6 +510,34 @@ def test_lines_are_named_and_keep_what_they_give() -> None:
         )
 
 
+@given(
+    st.lists(
+        st.binary(max_size=20)
+        | st.sampled_from(
+            [
+                b'{"text": "a"}\n',
+                b'{"text": "a\\ud800"}\n',
+                b'{"id": "\\udc00", "text": "a"}\n',
+                b'{"\\ud800": 1, "text": "a"}\n',
+                b'{"text": "a", "format": "\\ud800"}\n',
+                b'{"text": "a", "requires": {"\\ud800": "\\udfff"}}\n',
+                b'{"text": "a", "output_name": "\\ud83d"}\n',
+            ]
+        )
+    )
+)
+def test_no_line_whatever_stops_the_good_ones(pieces: list[bytes]) -> None:
+    """Whatever a file holds, each of its lines gets into the manifest, and out again."""
+    file = b"".join(pieces) + b'\n{"text": "good"}\n'
+    if file.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00", b"{\x00")):
+        return  # no batch file at all
+    lines = list(read_batch(io.BytesIO(file)))
+    _, chunks = _write(Manifest(MemoryStorage(), "b"), manifest_lines(lines, _HEAD))
+    assert [(line.line, line.id) for line in chunks.lines] == [
+        (line.line, line.id) for line in lines
+    ]
+
+
 def test_a_resubmitted_file_has_the_names_of_the_head_in_force(
     open_again: Callable[[], Storage],
 ) -> None:
