@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tts_tasks import jsonl
+from tts_tasks.dialects import DIALECTS, recognise
 from tts_tasks.errors import RequestError
 from tts_tasks.jsonl import (
-    DIALECTS,
     MAX_LINE_BYTES,
     BatchLine,
     RejectedLine,
@@ -511,7 +510,7 @@ def test_a_line_of_the_settled_dialect_is_one_at_a_glance(names: set[str]) -> No
     item = dict.fromkeys(names)
     for dialect in DIALECTS:
         if dialect.text_field in item and item.keys() <= dialect.fields.keys():
-            assert jsonl._recognise(item) is dialect
+            assert recognise(item) is dialect
 
 
 def test_the_field_of_the_id_is_the_dialects_name_of_it() -> None:
