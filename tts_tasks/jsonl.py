@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 
+from tts_tasks.dialects import DIALECTS, OURS, Dialect, recognise
 from tts_tasks.errors import RequestError
 from tts_tasks.requests import (
     SpeechRequest,
@@ -34,6 +35,7 @@ MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 _SKIP_CHUNK_BYTES: Final = 1024 * 1024
 
 _BOM: Final = "\ufeff"
+_BOM_BYTES: Final = _BOM.encode()
 #: How a file begins that is no UTF-8 text, and what to do with it.
 _FOREIGN_FILES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\xff\xfe", "is UTF-16 or UTF-32; save it as UTF-8"),
@@ -63,47 +65,6 @@ class RejectedLine:
     id: str | None  #: as given in the line, if that much could be read
     field: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How a kind of file names the fields of a request."""
-
-    name: str
-    text_field: str
-    fields: Mapping[str, tuple[str, ...]]  #: its name of a field → our names of it
-
-    def named(self, field: str) -> str:
-        """Return this dialect's name of one of our fields (``requires.engine`` and the like)."""
-        first, dot, rest = field.partition(".")
-        theirs = next((name for name, ours in self.fields.items() if first in ours), first)
-        return f"{theirs}{dot}{rest}"
-
-
-OURS: Final = Dialect(
-    "tts-tasks", "text", {name: (name,) for name in ("id", *SpeechRequest.model_fields)}
-)
-ARTICLES: Final = Dialect(
-    "articles",
-    "input_text",
-    {
-        "prompt_text": ("prompt_text",),
-        "prompt_audio": ("prompt_audio",),
-        "input_text": ("text",),
-        "output_name": ("output_name",),
-    },
-)
-GLM_TTS: Final = Dialect(
-    "GLM-TTS",
-    "syn_text",
-    {
-        "uttid": ("id", "output_name"),
-        "prompt_text": ("prompt_text",),
-        "prompt_speech": ("prompt_audio",),
-        "syn_text": ("text",),
-    },
-)
-DIALECTS: Final = (OURS, ARTICLES, GLM_TTS)
 
 
 def read_batch(
@@ -155,7 +116,7 @@ def _read_stream(stream: BinaryIO, batch: _Batch) -> Iterator[BatchLine | Reject
     for number, raw in _lines(stream):
         if number == 1 and raw is not None:
             _check_file_start(raw)
-        if raw is not None and not raw.removeprefix(_BOM.encode()).strip():
+        if raw is not None and not raw.removeprefix(_BOM_BYTES).strip():
             continue
         empty = False
         yield _read_line(number, raw, batch)
@@ -206,7 +167,7 @@ def _parse_json(raw: bytes) -> object:
     if text == "[":
         raise RequestError("line", "begins a JSON array; write one object a line (jq -c '.[]')")
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return _decode(text)
     except json.JSONDecodeError as error:
         reason = f"is not JSON: {error.msg.removesuffix(' at')} at character {error.colno}"
         raise RequestError("line", reason) from None
@@ -218,16 +179,23 @@ def _parse_json(raw: bytes) -> object:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in fields:
-            raise RequestError(_field_name(key), "is given twice in this line")
-        fields[key] = value
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise RequestError(_field_name(key), "is given twice in this line")
+            seen.add(key)
     return fields
 
 
 def _no_constant(name: str) -> NoReturn:
     raise RequestError("line", f"holds {name}, which is not JSON")
+
+
+_decode: Final = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_constant=_no_constant
+).decode
 
 
 def _field_name(key: object) -> str:
@@ -256,13 +224,16 @@ class _Batch:
             given_id = _given_id(fields, dialect)
             request = _request(_translate(fields, dialect), dialect)
             self._check_audio(request, dialect)
-            self._claim(line, given_id, request, dialect)
+            job_id = self._claim(line, given_id, request, dialect)
         except RequestError as error:
             return RejectedLine(line, given_id, error.field, error.reason)
-        return BatchLine(line, given_id or str(line), request)
+        return BatchLine(line, job_id, request)
 
     def _dialect_for(self, line: int, item: Mapping[Any, Any]) -> Dialect:
-        guess = _recognise(item)
+        settled = self._dialect
+        if settled and settled.text_field in item and item.keys() <= settled.fields.keys():
+            return settled  # as `recognise` would say: no dialect has another one's text field
+        guess = recognise(item)
         if self._dialect is None:
             if guess is None:
                 known = ", ".join(f"{one.text_field} ({one.name})" for one in DIALECTS)
@@ -290,7 +261,7 @@ class _Batch:
 
     def _claim(
         self, line: int, given_id: str | None, request: SpeechRequest, dialect: Dialect
-    ) -> None:
+    ) -> str:
         job_id = given_id or str(line)
         if first := self._line_of_id.get(job_id):
             raise RequestError(
@@ -307,29 +278,11 @@ class _Batch:
                 )
             self._line_of_name[name] = line
         self._line_of_id[job_id] = line
-
-
-def _recognise(item: Mapping[Any, Any]) -> Dialect | None:
-    """Tell the dialect by the text's field, or else by the fields that only one dialect has."""
-    by_text = [one for one in DIALECTS if one.text_field in item]
-    if len(by_text) == 1:
-        return by_text[0]
-    scores = {one.name: _own_fields(one, item) for one in by_text or DIALECTS}
-    best = max(scores.values())
-    winners = [one for one in DIALECTS if scores.get(one.name) == best]
-    return winners[0] if best > 0 and len(winners) == 1 else None
-
-
-def _own_fields(dialect: Dialect, item: Mapping[Any, Any]) -> int:
-    others = [one for one in DIALECTS if one is not dialect]
-    return sum(
-        name in item and not any(name in other.fields for other in others)
-        for name in dialect.fields
-    )
+        return job_id
 
 
 def _mapping(item: object) -> Mapping[Any, Any]:
-    if not isinstance(item, Mapping):
+    if not isinstance(item, dict | Mapping):  # dict is the quicker question
         raise RequestError("line", f"must be a JSON object, not {kind(item)}")
     return item
 
@@ -338,24 +291,25 @@ def _translate(item: Mapping[Any, Any], dialect: Dialect) -> dict[str, Any]:
     """Return the request's fields under our names, without the id; null counts as not given."""
     fields: dict[str, Any] = {}
     for key, value in item.items():
-        if key not in dialect.fields:
+        ours = dialect.fields.get(key)
+        if ours is None:
             hint = did_you_mean(key, dialect.fields) if isinstance(key, str) else ""
             if not hint and key in OURS.fields:
                 hint = "; only the tts-tasks dialect has it"
             reason = f"is no field of the {dialect.name} dialect{hint}"
             raise RequestError(_field_name(key), reason)
-        for name in dialect.fields[key] if value is not None else ():
+        for name in ours if value is not None else ():
             # A field that is the id and the name (uttid) may be a number, as an id may.
-            fields[name] = _spelled(value) if "id" in dialect.fields[key] else value
+            fields[name] = _spelled(value) if key == dialect.id_field else value
     fields.pop("id", None)
     return fields
 
 
 def _given_id(item: Mapping[Any, Any], dialect: Dialect) -> str | None:
     """Return the id that the line gives; a whole number is as good as a string."""
-    field = dialect.named("id")
-    value = item.get(field) if field in dialect.fields else None
-    if value is None:
+    field = dialect.id_field
+    value = item.get(field) if field else None
+    if field is None or value is None:
         return None
     try:
         return safe_id(_spelled(value))

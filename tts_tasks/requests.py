@@ -54,6 +54,10 @@ _UNSPEAKABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 _NOT_IN_NAMES = re.compile(
     "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
 )
+# What `str.isalnum` is true of.
+_SPEAKABLE = re.compile(r"[^\W_]")
+# Names in which nothing is to be normalised, cut off or refused: the most of them by far.
+_PLAIN_OUTPUT_NAME = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 _AUDIO_SUFFIXES = tuple(f".{name}" for name in AUDIO_FORMATS)
 
@@ -114,7 +118,7 @@ class SpeechRequest(BaseModel):
     @classmethod
     def _text_has_something_to_speak(cls, value: str) -> str:
         _check_characters(value)
-        if not any(char.isalnum() for char in value):
+        if not _SPEAKABLE.search(value):
             raise ValueError("holds no letter and no digit: there is nothing to speak")
         return value
 
@@ -224,6 +228,8 @@ def safe_output_name(value: str) -> str:
     and lower case stay distinct, as they are in S3 and on Linux. Idempotent: a worker that
     validates again gets the same name.
     """
+    if len(value) <= MAX_OUTPUT_NAME_BYTES and _PLAIN_OUTPUT_NAME.fullmatch(value):
+        return value
     name = unicodedata.normalize("NFC", value)
     # Before the slow work below: a hostile name may have millions of characters.
     _check_path_characters(name, MAX_OUTPUT_NAME_BYTES)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tts_tasks.dialects import DIALECTS, recognise
 from tts_tasks.errors import RequestError
 from tts_tasks.jsonl import (
     MAX_LINE_BYTES,
@@ -502,3 +503,19 @@ def test_a_files_hash_is_of_its_raw_bytes(tmp_path: Path) -> None:
     assert file_sha256(path) == hashlib.sha256(b"\xef\xbb\xbf{}\r\n").hexdigest()
     with pytest.raises(RequestError, match="file: cannot read"):
         file_sha256(tmp_path / "none")
+
+
+@given(st.sets(st.sampled_from(sorted({name for one in DIALECTS for name in one.fields} | {"x"}))))
+def test_a_line_of_the_settled_dialect_is_one_at_a_glance(names: set[str]) -> None:
+    """A line with the dialect's text and no field of another's is of it, the long way too."""
+    item = dict.fromkeys(names)
+    for dialect in DIALECTS:
+        if dialect.text_field in item and item.keys() <= dialect.fields.keys():
+            assert recognise(item) is dialect
+
+
+def test_the_field_of_the_id_is_the_dialects_name_of_it() -> None:
+    """Where a dialect has an id, `id_field` is what the id is called."""
+    for dialect in DIALECTS:
+        named = dialect.named("id")
+        assert dialect.id_field == (named if named in dialect.fields else None)

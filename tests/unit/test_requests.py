@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import unicodedata
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tts_tasks import requests
 from tts_tasks.errors import RequestError
 from tts_tasks.formats import AUDIO_FORMATS
 from tts_tasks.requests import (
@@ -302,3 +305,30 @@ def test_an_id_that_breaks_keys_or_logs_is_refused(job_id: str, reason: str) -> 
 def test_a_plain_id_is_kept_as_it_is() -> None:
     """Chinese, slashes and dots are welcome in ids."""
     assert safe_id("广播/2026.11#5") == "广播/2026.11#5"
+
+
+# -- short ways ------------------------------------------------------------------------------------
+
+_NEVER = re.compile("(?!)")
+
+
+@given(st.text("aB9-_/.: \\\n中e\u0301", max_size=12) | st.sampled_from(["a" * 180, "a" * 181]))
+def test_a_plain_output_name_is_answered_as_the_long_way_answers(value: str) -> None:
+    """What is recognised at a glance is exactly what the full check leaves as it is."""
+
+    def answer() -> str:
+        try:
+            return safe_output_name(value)
+        except ValueError as error:
+            return f"refused: {error}"
+
+    quick = answer()
+    with mock.patch.object(requests, "_PLAIN_OUTPUT_NAME", _NEVER):
+        assert answer() == quick
+
+
+def test_something_to_speak_is_a_letter_or_a_digit_of_any_script() -> None:
+    """The pattern says of every character what `str.isalnum` says."""
+    speakable = [char for char in map(chr, range(sys.maxunicode + 1)) if char.isalnum()]
+    found = requests._SPEAKABLE.findall("".join(map(chr, range(sys.maxunicode + 1))))
+    assert found == speakable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,11 +15,15 @@ from datetime import UTC, datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
+from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tts_tasks.errors import ConfigurationError, StorageError
-from tts_tasks.storage import LocalStorage, artifact_name, open_storage
+from tts_tasks.storage import LocalStorage, artifact_name, artifacts, base, check_name, open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -689,3 +694,41 @@ def test_ids_become_file_names_without_meeting() -> None:
     assert names[0] == "batch/tts_20261120T125301Z_a_b.wav"
     assert names[7] == "batch/tts_20261120T125301Z_公告-1.wav"
     assert all(name.count("/") == 1 and len(name.encode()) < 180 for name in names)
+
+
+_NEVER = re.compile("(?!)")
+_SOME_TEXT = st.text("aB9-_/. \\\n中e\u0301", max_size=12) | st.sampled_from(
+    ["x" * 120, "x" * 121, "x" * 250, "x" * 251, "x/" * 125 + "x", "x/" * 255 + "x"]
+)
+
+
+@given(_SOME_TEXT)
+def test_a_plain_name_is_answered_as_the_long_way_answers(name: str) -> None:
+    """What is recognised at a glance is nothing that the full check refuses."""
+
+    def answer() -> str:
+        try:
+            check_name(name)
+        except StorageError as error:
+            return str(error)
+        return "fine"
+
+    quick = answer()
+    with mock.patch.object(base, "_PLAIN", _NEVER):
+        assert answer() == quick
+
+
+@given(_SOME_TEXT.filter(bool))
+def test_a_plain_id_is_named_as_the_long_way_names_it(job_id: str) -> None:
+    """What is recognised at a glance is exactly what needs no change."""
+    quick = _name(job_id=job_id)
+    with mock.patch.object(artifacts, "_PLAIN_ID", _NEVER):
+        assert _name(job_id=job_id) == quick
+
+
+def test_the_second_time_of_an_hour_that_comes_twice_is_another_name() -> None:
+    """Times are told apart in UTC, also where clocks are put back."""
+    berlin = ZoneInfo("Europe/Berlin")
+    first = datetime(2026, 10, 25, 2, 30, tzinfo=berlin)
+    assert _name(accepted_at=first) == "batch/tts_20261025T003000Z_7.wav"
+    assert _name(accepted_at=first.replace(fold=1)) == "batch/tts_20261025T013000Z_7.wav"

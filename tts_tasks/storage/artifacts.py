@@ -12,6 +12,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAX_ID_PART_BYTES: Final = 120
+_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _NOT_IN_FILE_NAMES: Final = re.compile(r"[^\w.-]")
 
 
@@ -140,14 +142,20 @@ def artifact_name(
     if output_name is None:
         if accepted_at.tzinfo is None:
             raise ValueError("accepted_at has no time zone")
-        time = accepted_at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-        output_name = f"tts_{time}_{_file_safe(job_id)}"
+        output_name = f"tts_{_utc_time(accepted_at.astimezone(UTC))}_{_file_safe(job_id)}"
     name = f"{prefix}/{output_name}.{audio_format}" if prefix else f"{output_name}.{audio_format}"
     check_name(name)
     return name
 
 
+@lru_cache(maxsize=16)  # a batch has one time of acceptance for all its lines
+def _utc_time(utc: datetime) -> str:
+    return utc.strftime("%Y%m%dT%H%M%SZ")
+
+
 def _file_safe(job_id: str) -> str:
+    if len(job_id) <= _MAX_ID_PART_BYTES and _PLAIN_ID.fullmatch(job_id):
+        return job_id
     text = unicodedata.normalize("NFC", _NOT_IN_FILE_NAMES.sub("_", job_id))
     safe = text.encode()[:_MAX_ID_PART_BYTES].decode(errors="ignore")
     if safe == job_id:

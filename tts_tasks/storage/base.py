@@ -22,6 +22,8 @@ SIDECAR_FOLDER: Final = ".tts"
 REMOVABLE_FOLDERS: Final = (f"{SIDECAR_FOLDER}/batches/", f"{SIDECAR_FOLDER}/staging/")
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")
+# Names in which nothing is wrong, if they are short: the most of them by far.
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _AUDIO_SUFFIXES = tuple(f".{name}" for name in AUDIO_FORMATS)
 
 
@@ -103,6 +105,8 @@ class Storage(Protocol):
 
 def check_name(name: str) -> None:
     """Refuse a name that could leave the root or mean something else; raises `StorageError`."""
+    if len(name) <= MAX_PART_BYTES and _PLAIN.fullmatch(name):
+        return
     if reason := _name_fault(name):
         text = repr(name) if len(name) <= 200 else f"{name[:200]!r}..."
         raise StorageError(f"storage name {text} {reason}")

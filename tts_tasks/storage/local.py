@@ -214,7 +214,9 @@ class LocalStorage:
             raise _storage_error(error, self.root / name) from error
 
     @contextmanager
-    def _folder_of(self, name: str, *, create: bool) -> Iterator[tuple[int, str]]:
+    def _folder_of(
+        self, name: str, *, create: bool, durable: bool = True
+    ) -> Iterator[tuple[int, str]]:
         """Open the folder that holds a name; yields its descriptor and the last part."""
         *folders, leaf = name.split("/")
         try:
@@ -223,7 +225,7 @@ class LocalStorage:
             raise StorageError(f"storage root {self.root} has vanished; is it mounted?") from error
         try:
             for folder in folders:
-                child = _open_folder(fd, folder, create=create)
+                child = _open_folder(fd, folder, create=create, durable=durable)
                 os.close(fd)
                 fd = child
             yield fd, leaf
@@ -234,7 +236,8 @@ class LocalStorage:
     def _temporary(self, pieces: Iterable[bytes]) -> Iterator[tuple[int, str]]:
         """Write and sync a temporary file; it is gone afterwards, whatever happened."""
         temp = f"{uuid.uuid4().hex}{_TEMP_SUFFIX}"
-        with self._folder_of(f"{_TEMP_FOLDER}/{temp}", create=True) as (folder, _):
+        path = f"{_TEMP_FOLDER}/{temp}"
+        with self._folder_of(path, create=True, durable=False) as (folder, _):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             # The umask decides: artifacts are read by web servers under another user.
             fd = os.open(temp, flags, 0o666, dir_fd=folder)
@@ -283,7 +286,7 @@ def _link_if_absent(temp_folder: int, temp: str, folder: int, leaf: str) -> bool
     return True
 
 
-def _open_folder(parent: int, folder: str, *, create: bool) -> int:
+def _open_folder(parent: int, folder: str, *, create: bool, durable: bool) -> int:
     try:
         fd = os.open(folder, _OPEN_FOLDER, dir_fd=parent)
     except FileNotFoundError:
@@ -302,7 +305,7 @@ def _open_folder(parent: int, folder: str, *, create: bool) -> int:
             raise
         # Below a file there is nothing, as in S3.
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder) from None
-    if create:
+    if create and durable:
         # Not only by who made it: its maker may die before it gets here.
         os.fsync(parent)
     return fd
