@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     store_outage_s: Annotated[float, Field(gt=0)] = 600.0
     lost_message_grace_s: Annotated[float, Field(gt=0)] = 5.0
+    max_online_jobs: Annotated[int, Field(ge=0)] = 1000  #: that wait in a lane; 0: any number
     retention_s: Annotated[int, Field(gt=0)] = 7 * 24 * 3600
     events_kept: Annotated[int, Field(gt=0)] = 20_000
 

@@ -51,6 +51,7 @@ class Refusal(StrEnum):
     MISSING = "missing"  #: the ledger does not know it
     NOT_LEADER = "not_leader"  #: the lane's lease is not this worker's
     EXHAUSTED = "exhausted"  #: too many workers were lost over it
+    EXPIRED = "expired"  #: its deadline passed ``detail`` ms ago, before anybody began
 
 
 @dataclass(frozen=True, slots=True)

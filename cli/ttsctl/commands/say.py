@@ -17,7 +17,7 @@ from tts_tasks.requests import MAX_TEXT_CHARS, parse_request
 from ttsctl.api import Client, pass_client
 from ttsctl.exit_codes import ExitCode
 from ttsctl.following import results, tell_if_nobody_works
-from ttsctl.options import output_option, timeout_option
+from ttsctl.options import Duration, output_option, timeout_option
 from ttsctl.output import echo_json, echo_jsonl, error_text, result_fields
 from ttsctl.progress import reporter_for
 
@@ -44,6 +44,14 @@ _SUFFIX_FORMATS = {f".{name}": name for name in AUDIO_FORMATS}
 @click.option("--sample-rate", type=int, metavar="HZ", help="[default: the engine's own]")
 @click.option("--seed", type=int, help="Same seed, same sound.")
 @click.option("--lexicon", help="Name of the pronunciation lexicon.")
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=Duration(),
+    metavar="SPAN",
+    help="The sound is wanted within 2s, 1m, 2.5 (seconds); refused at once (exit code 8) if it "
+    "cannot be ready by then.",
+)
 @timeout_option
 @output_option("table", "json", "jsonl", "id", text="table writes where the audio is.")
 @pass_client

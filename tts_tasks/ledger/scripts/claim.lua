@@ -1,12 +1,14 @@
 -- Decide who works on a job. Rule 2: the message is a doorbell, this is the decision.
 -- Rule 1: an online job is given only to the holder of the lane's lease under this very epoch.
--- KEYS[1] job; KEYS[2] lease of the lane that is named like the job's tag (same slot)
+-- KEYS[1] job; KEYS[2] lease, KEYS[3] load of the lane that is named like the job's tag (same slot)
 -- ARGV[1] worker, ARGV[2] max_attempts, ARGV[3] "epoch:holder" the worker believes in, or "",
 -- ARGV[4] nonce of this claim: asked again after a lost reply, it gets the same answer
 -- returns {"claimed", attempt, request, meta, accepted_ms} | {"held", worker} |
---         {"ended", state, result} | {"missing"} | {"not_leader", lease} | {"exhausted", strikes}
+--         {"ended", state, result} | {"missing"} | {"not_leader", lease} | {"exhausted", strikes} |
+--         {"expired", ms since its deadline}
 local job = redis.call('HMGET', KEYS[1], 'state', 'worker', 'result', 'request', 'meta',
-                       'accepted_ms', 'strikes', 'lane', 'nonce', 'attempt')
+                       'accepted_ms', 'strikes', 'lane', 'nonce', 'attempt', 'deadline_ms',
+                       'chars', 'counted', 'claimed_ms')
 local state = job[1]
 if not state then
   return {'missing'}
@@ -14,7 +16,8 @@ end
 if state ~= 'accepted' and state ~= 'running' then
   return {'ended', state, job[3] or ''}
 end
-if job[8] and job[8] ~= '' then
+local online = job[8] and job[8] ~= ''
+if online then
   local lease = redis.call('GET', KEYS[2]) or ''
   if lease == '' or lease ~= ARGV[3] then
     return {'not_leader', lease}
@@ -28,6 +31,11 @@ if state == 'running' then
     return {'claimed', tonumber(job[10]), job[4], job[5], job[6]}
   end
 end
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+if job[11] and now_ms > tonumber(job[11]) then
+  return {'expired', now_ms - job[11]}
+end
 -- The same worker anew: its earlier attempt died with its child process.
 local strikes = tonumber(job[7] or '0')
 if state == 'running' then
@@ -36,8 +44,21 @@ end
 if strikes >= tonumber(ARGV[2]) then
   return {'exhausted', strikes}
 end
-local now = redis.call('TIME')
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1], 'lease', ARGV[3],
-           'nonce', ARGV[4], 'claimed_ms', now[1] * 1000 + math.floor(now[2] / 1000))
+           'nonce', ARGV[4], 'claimed_ms', now_ms)
+if online and job[12] then
+  if state == 'running' then
+    redis.call('HINCRBY', KEYS[3], 'running_since_ms', now_ms - job[14])
+  else
+    if job[13] then
+      redis.call('HINCRBY', KEYS[3], 'waiting_jobs', -1)
+      redis.call('HINCRBY', KEYS[3], 'waiting_chars', -job[12])
+    end
+    redis.call('HSET', KEYS[1], 'counted', 1)
+    redis.call('HINCRBY', KEYS[3], 'running_jobs', 1)
+    redis.call('HINCRBY', KEYS[3], 'running_chars', job[12])
+    redis.call('HINCRBY', KEYS[3], 'running_since_ms', now_ms)
+  end
+end
 return {'claimed', attempt, job[4], job[5], job[6]}
