@@ -8,6 +8,9 @@
     ├── ConflictError             the id or the name is taken by something else
     ├── NotFoundError             no such job, batch, worker, artifact
     ├── UnavailableError          Redis, storage or a fitting worker cannot be reached
+    ├── AdmissionError            an online job is not taken now: ``estimate_s``, ``retry_after_s``
+    │   ├── QueueFullError        as many wait in its lane as may wait
+    │   └── DeadlineError         it would not be done by its deadline
     ├── WaitTimeoutError          the wait ended, the work goes on
     ├── JobFailedError            what ``.get()`` and ``follow`` raise for a failed job
     ├── JobCancelledError         somebody cancelled it
@@ -20,7 +23,7 @@
         └── UnspeakableTextError  permanent: this text holds nothing to speak
 
 A message says what was wrong, where, and what to do. Errors travel through Celery's JSON result
-backend, which rebuilds them from ``args``: so every constructor takes plain strings, positionally.
+backend, which rebuilds them from ``args``: so every constructor takes plain values, positionally.
 """
 
 from __future__ import annotations
@@ -56,6 +59,39 @@ class NotFoundError(TTSError):
 
 class UnavailableError(TTSError):
     """Redis, the storage or a fitting worker cannot be reached now."""
+
+
+class AdmissionError(TTSError):
+    """An online job was refused at once: nothing was accepted, and nothing will come of it.
+
+    ``estimate_s``: after so many seconds it would have been done; None where it cannot be told.
+    ``retry_after_s``: when it makes sense to ask again; None: with these wishes never.
+    """
+
+    code = "not_admitted"  #: of the job's failure, where a worker refuses it
+
+    def __init__(
+        self, reason: str, estimate_s: float | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(reason, estimate_s, retry_after_s)
+        self.reason = reason
+        self.estimate_s = estimate_s
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class QueueFullError(AdmissionError):
+    """As many online jobs wait in the lane as may wait; ``retry_after_s`` is never None."""
+
+    code = "queue_full"
+
+
+class DeadlineError(AdmissionError):
+    """The job would not be done by its deadline."""
+
+    code = "deadline_unmeetable"
 
 
 class WaitTimeoutError(TTSError):

@@ -327,9 +327,12 @@ def _spelled(value: object) -> str:
 
 def _request(fields: dict[str, Any], dialect: Dialect) -> SpeechRequest:
     try:
-        return parse_request(fields)
+        request = parse_request(fields)
     except RequestError as error:
         raise RequestError(dialect.named(error.field), error.reason) from None
+    if request.deadline_s is not None:
+        raise RequestError("deadline_s", "is for online jobs; a batch is spoken as time allows")
+    return request
 
 
 def _audio_fault(root: Path, path: str) -> str | None:

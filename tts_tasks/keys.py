@@ -117,6 +117,11 @@ def bell(lane_key: str) -> str:
     return f"tts:{{{lane_key}}}:bell"
 
 
+def load(lane_key: str) -> str:
+    """Hash: what a lane has to do, in jobs and characters, and how fast it was lately."""
+    return f"tts:{{{lane_key}}}:load"
+
+
 def loss_told(lane_key: str, epoch: int) -> str:
     """Mark with a TTL: operators have been told that nobody leads since this epoch was lost."""
     return f"tts:{{{lane_key}}}:loss_told:{epoch}"

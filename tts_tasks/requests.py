@@ -44,6 +44,7 @@ MAX_PROMPT_TEXT_CHARS = 4_000
 MAX_OUTPUT_NAME_BYTES = 180
 MAX_PROMPT_AUDIO_BYTES = 1_024
 MAX_ID_BYTES = 180
+MAX_DEADLINE_S = 7 * 24 * 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,127}")
@@ -113,6 +114,8 @@ class SpeechRequest(BaseModel):
     prompt_audio: str | None = None  #: reference audio, a path relative to the batch file
     model: str = "default"
     stream: bool = False  #: somebody listens while it is made
+    #: seconds from its acceptance within which the sound of an online job is wanted
+    deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False)] | None = None
 
     @field_validator("text")
     @classmethod
@@ -166,7 +169,9 @@ class SpeechRequest(BaseModel):
         change the hash of the requests of today, and their artifacts are still found.
         """
         fields = self.model_dump(
-            mode="json", exclude={"output_name", "requires", "stream"}, exclude_defaults=True
+            mode="json",
+            exclude={"output_name", "requires", "stream", "deadline_s"},
+            exclude_defaults=True,
         )
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -351,6 +356,9 @@ _REASONS: dict[str, Callable[[ErrorDetails], str]] = {
     "tuple_type": lambda error: f"must be a list, not {kind(error['input'])}",
     "model_type": lambda error: f"must be an object, not {kind(error['input'])}",
     "finite_number": lambda _: "must be a finite number",
+    "greater_than": lambda error: (
+        f"must be greater than {error['ctx']['gt']}; it is {shown(error['input'])}"
+    ),
     "greater_than_equal": lambda error: (
         f"must be at least {error['ctx']['ge']}; it is {shown(error['input'])}"
     ),

@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     elsewhere_s: Annotated[float, Field(ge=0)] = 30.0
     store_outage_s: Annotated[float, Field(gt=0)] = 600.0
     lost_message_grace_s: Annotated[float, Field(gt=0)] = 5.0
+    max_online_jobs: Annotated[int, Field(ge=0)] = 1000  #: that wait in a lane; 0: any number
     retention_s: Annotated[int, Field(gt=0)] = 7 * 24 * 3600
     segment_log_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
     segment_log_ttl_s: Annotated[int, Field(gt=0)] = 600

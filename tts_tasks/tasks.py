@@ -12,7 +12,7 @@ from tts_tasks import keys
 from tts_tasks.app import app
 from tts_tasks.doorbell import TASK_NAME
 from tts_tasks.errors import ConfigurationError, JobFailedError, RequestError
-from tts_tasks.ledger import JobLedger, JobMeta
+from tts_tasks.ledger import JobLedger, JobMeta, Terms
 from tts_tasks.requests import SpeechRequest, parse_request
 from tts_tasks.routing import route_of
 from tts_tasks.settings import get_settings
@@ -34,7 +34,10 @@ def install_runner(runner: Runner) -> None:
 
 
 def accept_online(request: SpeechRequest, task_id: str, *, delay_s: float = 0.0) -> int:
-    """Write an online job down; returns Redis's time in ms. Accepting twice is accepting once."""
+    """Write an online job down; returns Redis's time in ms. Accepting twice is accepting once.
+
+    Raises `AdmissionError` where its lane is full or its deadline cannot be met.
+    """
     route = route_of(get_settings())
     job_id = keys.job_id_of_task(task_id, route.lane_key)
     meta = JobMeta(
@@ -51,7 +54,8 @@ def accept_online(request: SpeechRequest, task_id: str, *, delay_s: float = 0.0)
     )
     settings = get_settings()
     ledger = JobLedger(settings.redis_url, replicas_acked=settings.replicas_acked)
-    (accepted_ms,) = ledger.accept([(job_id, request, meta)], delay_s=delay_s)
+    terms = Terms(max_waiting=settings.max_online_jobs, takeover_s=settings.silence_s)
+    (accepted_ms,) = ledger.accept([(job_id, request, meta)], delay_s=delay_s, terms=terms)
     return accepted_ms or 0
 
 
@@ -67,12 +71,20 @@ class SynthesizeTask(Task):
         task_id: str | None = None,
         **options: Any,
     ) -> AsyncResult | EagerResult:
-        """Accept and ring; raises `RequestError` at once for a request that cannot be served."""
+        """Accept and ring.
+
+        Raises at once `RequestError` for a request that cannot be served, and `AdmissionError` for
+        one that cannot be served now.
+        """
         route = route_of(get_settings())
         task_id = keys.check_task_id(task_id or keys.new_job_id(route.lane_key), route.lane_key)
         if options.get("expires") is not None:
-            raise RequestError("expires", "an accepted job is spoken; leave `expires` out")
+            raise RequestError("expires", "an accepted job is spoken; say `deadline_s` instead")
         request = parse_request(request_fields(args or (), kwargs or {}))
+        if request.deadline_s is not None and _delay_s(options):
+            raise RequestError(
+                "deadline_s", "counts from now on; it has no place beside `countdown` and `eta`"
+            )
         rung_ms = accept_online(request, task_id, delay_s=_delay_s(options))
         options.setdefault("queue", route.online_queue)
         headers = {"rung_ms": rung_ms, **(options.pop("headers", None) or {})}

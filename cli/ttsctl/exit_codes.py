@@ -37,6 +37,7 @@ def exit_code_of(error: Exception) -> ExitCode | None:
         (errors.ConflictError, ExitCode.CONFLICT),
         (errors.NotFoundError, ExitCode.NOT_FOUND),
         (errors.UnavailableError, ExitCode.UNAVAILABLE),
+        (errors.AdmissionError, ExitCode.UNAVAILABLE),
         (errors.WaitTimeoutError, ExitCode.WAIT_TIMED_OUT),
         (errors.JobCancelledError, ExitCode.CANCELLED),
         (errors.TTSError, ExitCode.FAILED),

@@ -7,6 +7,7 @@ from typing import Final
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from tts_gateway.errors import install_errors
 from tts_gateway.readiness import IsReady, ReadinessProbe, cluster_is_ready
 from tts_gateway.settings import GatewaySettings, read_settings
 
@@ -27,6 +28,7 @@ def create_app(
     )
     # Its documentation pages load scripts from other hosts, so they stay off.
     app = FastAPI(title="tts-tasks", docs_url=None, redoc_url=None, openapi_url=None)
+    install_errors(app)
 
     @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:

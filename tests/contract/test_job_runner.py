@@ -15,7 +15,7 @@ from tts_tasks.coordination.base import EpochFloor, Lease
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.errors import JobFailedError, StorageError
 from tts_tasks.events import EventLog
-from tts_tasks.ledger import Claim, JobLedger, JobMeta
+from tts_tasks.ledger import Claim, JobLedger, JobMeta, LaneLoad
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import LocalStorage
@@ -113,7 +113,7 @@ class World:
         self.ledger.accept([(job_id, SpeechRequest(text=text), meta)])
         return job_id
 
-    def run(self, job_id: str) -> dict[str, Any]:
+    def run(self, job_id: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
         loaded = LoadedEngine(
             self.engine,
             "f",
@@ -126,7 +126,7 @@ class World:
         link: Any = SimpleNamespace(say=self.said.append)
         runner = JobRunner(host, self.believed, link, get_settings(), ME)
         task: Any = SimpleNamespace(request=SimpleNamespace(id=job_id))
-        return runner(task, job_id, None)
+        return runner(task, job_id, given)
 
     def state(self, job_id: str) -> tuple[str, str, int]:
         record = self.ledger.get(job_id)
@@ -327,3 +327,43 @@ def test_out_of_memory_is_tried_again_here_then_elsewhere_before_it_counts(world
     assert record is not None
     assert record.result["error"]["code"] == "out_of_memory"
     assert record.result["error"]["workers"] == [ME]
+
+
+def test_a_job_whose_deadline_has_passed_is_not_spoken(world: World) -> None:
+    """It ends as failed, with a code and an event; its message asked again gets the same."""
+    world.believe(world.lead())
+    job_id = world.accept()
+    world.redis.hset(keys.job(job_id), "deadline_ms", 1)
+    for _ in range(2):
+        with pytest.raises(JobFailedError, match="deadline_exceeded"):
+            world.run(job_id)
+    assert world.engine.spoken == []
+    assert world.state(job_id) == ("failed", "", 0)
+    assert [e["code"] for e in world.seen("job.failed")] == ["deadline_exceeded"]
+    assert world.redis.ttl(keys.job(job_id)) > 0
+    assert world.ledger.load(LANE) == LaneLoad()
+
+
+def test_a_foreign_job_that_is_refused_fails_with_the_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`send_task` cannot be refused where it is called: its result says what the lane said."""
+    tight = get_settings().model_copy(update={"max_online_jobs": 1})
+    monkeypatch.setattr("tts_tasks.tasks.get_settings", lambda: tight)
+    world.believe(world.lead())
+    world.accept("waits")
+    foreign = f"{LANE}:foreign"
+    with pytest.raises(JobFailedError, match=r"queue_full.*try again in 1 s"):
+        world.run(foreign, {"text": "一"})
+    assert world.engine.spoken == []
+    assert world.ledger.get(foreign) is None
+    assert [e["code"] for e in world.seen("job.failed")] == ["queue_full"]
+
+
+def test_a_lane_learns_its_pace_from_what_is_spoken(world: World) -> None:
+    """Claim to finish, by the character."""
+    world.believe(world.lead())
+    world.run(world.accept("一|二|三|四"))
+    load = world.ledger.load(LANE)
+    assert load.char_s is not None
+    assert 0 < load.char_s < 10

@@ -24,11 +24,13 @@ RULES = {
     "recovery": "what the dead held is given back",
     "stuck": "an engine that hangs is ended",
     "poison": "a job that costs its workers is tried elsewhere, then ended with the evidence",
+    "admission": "what a lane cannot do in time is refused, and its load is counted exactly",
 }
 
 COORDINATOR = ("tests/contract/test_coordinator_contract.py",)
 LEDGER = ("tests/contract/test_job_ledger.py",)
 ACCEPTANCE = ("tests/contract/test_acceptance.py",)
+ADMISSION = ("tests/contract/test_admission.py",)
 RECOVERY = ("tests/contract/test_recovery.py",)
 SEGMENTS = ("tests/contract/test_segment_log.py",)
 RENDERING = ("tests/contract/test_rendering.py",)
@@ -323,6 +325,79 @@ MUTANTS = (
         "if job[9] == ARGV[4] then",
         "if false then",
         LEDGER,
+    ),
+    # -- admission --------------------------------------------------------------------------------
+    Mutant(
+        "full-lane-takes-one-more",
+        "admission",
+        f"{_LEDGER}/accept.lua",
+        "load[1] >= tonumber(ARGV[3])",
+        "load[1] > tonumber(ARGV[3])",
+        ADMISSION,
+    ),
+    Mutant(
+        "deadline-is-not-asked-for",
+        "admission",
+        f"{_LEDGER}/accept.lua",
+        "if deadline_ms and done_ms > deadline_ms then",
+        "if false then",
+        ADMISSION,
+    ),
+    Mutant(
+        "accepted-again-is-counted-again",
+        "admission",
+        f"{_LEDGER}/accept.lua",
+        "  return {0, now_ms}",
+        "  redis.call('HINCRBY', KEYS[2], 'waiting_jobs', 1)\n  return {0, now_ms}",
+        ADMISSION,
+    ),
+    Mutant(
+        "claimed-job-still-waits",
+        "admission",
+        f"{_LEDGER}/claim.lua",
+        "if job[13] then",
+        "if false then",
+        ADMISSION,
+    ),
+    Mutant(
+        "new-attempt-runs-since-the-first-one",
+        "admission",
+        f"{_LEDGER}/claim.lua",
+        "'running_since_ms', now_ms - job[14])",
+        "'running_since_ms', 0)",
+        ADMISSION,
+    ),
+    Mutant(
+        "expired-job-is-spoken",
+        "admission",
+        f"{_LEDGER}/claim.lua",
+        "if job[11] and now_ms > tonumber(job[11]) then",
+        "if false then",
+        ADMISSION,
+    ),
+    Mutant(
+        "released-job-does-not-wait",
+        "admission",
+        f"{_LEDGER}/release.lua",
+        "if job[4] then",
+        "if false then",
+        ADMISSION,
+    ),
+    Mutant(
+        "given-up-job-still-waits",
+        "admission",
+        f"{_LEDGER}/finish.lua",
+        "if job[5] and job[1] == 'accepted' then",
+        "if false then",
+        ADMISSION,
+    ),
+    Mutant(
+        "adopted-book-is-taken-for-the-pace",
+        "admission",
+        f"{_LEDGER}/finish.lua",
+        "chars = math.min(chars, paced_chars)",
+        "chars = chars + 0",
+        ADMISSION,
     ),
     # -- append and finish ----------------------------------------------------------------------
     Mutant(

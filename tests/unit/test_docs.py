@@ -136,7 +136,10 @@ def test_every_key_is_described() -> None:
     """Each key that the code makes stands on the page, with the names of its parts in capitals."""
     made = {
         *(value for name, value in vars(keys).items() if name.isupper() and "tts:" in str(value)),
-        *(make("POOL.LANE") for make in (keys.lease, keys.epoch, keys.successor, keys.bell)),
+        *(
+            make("POOL.LANE")
+            for make in (keys.lease, keys.epoch, keys.successor, keys.bell, keys.load)
+        ),
         *(
             make("BATCH")
             for make in (keys.batch, keys.batch_done, keys.batch_rejected, keys.batch_reporting)

@@ -16,7 +16,17 @@ import pytest
 from tts_gateway.app import create_app
 from tts_gateway.readiness import IsReady, ReadinessProbe, ReadyReport, cluster_is_ready, judge
 from tts_gateway.settings import GatewaySettings, read_settings
-from tts_tasks.errors import ConfigurationError, UnavailableError
+from tts_tasks.errors import (
+    ConfigurationError,
+    ConflictError,
+    DeadlineError,
+    JobFailedError,
+    NotFoundError,
+    QueueFullError,
+    RequestError,
+    TTSError,
+    UnavailableError,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,6 +126,72 @@ def test_by_default_the_cluster_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     answer = ask("/ready", cluster_is_ready)
 
     assert (answer.status_code, answer.json()["workers"]) == (200, 1)
+
+
+def fail_with(error: TTSError) -> httpx.Response:
+    """Ask an endpoint that ends in this error."""
+
+    async def send() -> httpx.Response:
+        app = create_app(GatewaySettings(), is_ready=must_not_be_asked)
+
+        @app.get("/fails")
+        async def fails() -> None:
+            raise error
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            return await client.get("/fails")
+
+    return asyncio.run(send())
+
+
+def test_a_full_lane_is_429_with_retry_after() -> None:
+    """The header in whole seconds, rounded up; the estimate in OpenAI's error object."""
+    answer = fail_with(QueueFullError("the lane is full", 84.26, 2.1))
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+    assert answer.json() == {
+        "error": {
+            "message": "the lane is full",
+            "type": "rate_limit_error",
+            "param": None,
+            "code": "queue_full",
+            "estimate_s": 84.3,
+        }
+    }
+
+
+def test_a_deadline_that_cannot_be_met_is_503() -> None:
+    """With a time to try again, or with the word that no wait would help."""
+    later = fail_with(DeadlineError("too late", 9.0, 4.0))
+    never = fail_with(DeadlineError("too long a text", 9.0))
+
+    assert (later.status_code, later.headers["retry-after"]) == (503, "4")
+    assert later.json()["error"]["code"] == "deadline_unmeetable"
+    assert "x-should-retry" not in later.headers
+    assert (never.status_code, never.headers["x-should-retry"]) == (503, "false")
+    assert "retry-after" not in never.headers
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "param", "code"),
+    [
+        (RequestError("voice", "is no voice"), 400, "voice", "invalid_request"),
+        (NotFoundError("no such job"), 404, None, "not_found"),
+        (ConflictError("taken"), 409, None, "conflict"),
+        (JobFailedError("deadline_exceeded", "too late"), 500, None, "deadline_exceeded"),
+        (UnavailableError("redis://:secret@10.0.0.1:6379/0"), 503, None, "unavailable"),
+    ],
+)
+def test_an_error_is_openais_error_object(
+    error: TTSError, status: int, param: str | None, code: str
+) -> None:
+    """Its field is the parameter; addresses and passwords stay in the log."""
+    answer = fail_with(error)
+
+    body = answer.json()["error"]
+    assert (answer.status_code, body["param"], body["code"]) == (status, param, code)
+    assert "secret" not in answer.text
 
 
 def test_many_callers_are_one_question() -> None:

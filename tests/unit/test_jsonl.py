@@ -68,6 +68,7 @@ def test_our_dialect_reads_every_field() -> None:
     assert (line.line, line.id) == (1, "a")
     assert json.loads(line.request.model_dump_json(exclude_defaults=False)) == {
         **fields,
+        "deadline_s": None,
         "requires": {**fields["requires"], "model_version": None},  # type: ignore[dict-item]
     }
 
@@ -113,6 +114,7 @@ def test_the_glm_tts_dialect_is_translated() -> None:
         ({"uttid": "a/../b", "syn_text": "a"}, "uttid", "'..'"),
         ({"uttid": True, "syn_text": "a"}, "uttid", "must be a string, not True"),
         ({"uttid": "a", "syn_text": "a", "prompt_speech": "x://y"}, "prompt_speech", "URL"),
+        ({"text": "a", "deadline_s": 2}, "deadline_s", "is for online jobs"),
         ({"text": "a", "requires": {"engine": 1}}, "requires.engine", "must be a string"),
     ],
 )

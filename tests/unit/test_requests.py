@@ -55,6 +55,9 @@ def _refusal(**fields: Any) -> tuple[str, str]:
         ({"speed": 9}, "speed", "must be at most 4.0; it is 9"),
         ({"speed": 0.1}, "speed", "must be at least 0.25; it is 0.1"),
         ({"speed": math.nan}, "speed", "must be a finite number"),
+        ({"deadline_s": 0}, "deadline_s", "must be greater than 0.0; it is 0"),
+        ({"deadline_s": "2s"}, "deadline_s", "must be a number, not a string"),
+        ({"deadline_s": math.inf}, "deadline_s", "must be a finite number"),
         ({"seed": -1}, "seed", "must be at least 0; it is -1"),
         ({"seed": 2**32}, "seed", "must be at most 4294967295"),
         ({"seed": 10**5000}, "seed", "it is a very large number"),
@@ -146,6 +149,7 @@ def test_the_sound_hash_ignores_what_does_not_sound() -> None:
     """Output name and requirements leave the hash alone; everything else that sounds changes it."""
     plain = SpeechRequest(text="你好")
     assert plain.sound_sha256() == SpeechRequest(text="你好", output_name="a").sound_sha256()
+    assert plain.sound_sha256() == SpeechRequest(text="你好", deadline_s=2.5).sound_sha256()
     assert (
         plain.sound_sha256()
         == parse_request({"text": "你好", "requires": {"language": "zh"}}).sound_sha256()

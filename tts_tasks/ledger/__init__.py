@@ -1,5 +1,6 @@
 """The truth about jobs and batches; the queue is only its doorbell."""
 
+from tts_tasks.ledger.admission import LaneLoad, Terms
 from tts_tasks.ledger.batches import BatchBook, BatchRecord
 from tts_tasks.ledger.jobs import JobLedger
 from tts_tasks.ledger.records import Claim, ClaimRefused, JobMeta, JobRecord, Refusal
@@ -14,7 +15,9 @@ __all__ = [
     "JobLedger",
     "JobMeta",
     "JobRecord",
+    "LaneLoad",
     "LoggedSegment",
     "Refusal",
     "SegmentLog",
+    "Terms",
 ]

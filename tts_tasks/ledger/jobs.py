@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks import keys
+from tts_tasks.ledger.admission import LaneLoad, Terms, refusal
 from tts_tasks.ledger.records import (
     Claim,
     ClaimRefused,
@@ -65,10 +66,14 @@ class JobLedger:
         self._replicas = ReplicaGate(replicas_acked)
         self._scripts = Scripts(self._client, "tts_tasks.ledger")
 
-    def accept(self, jobs: Sequence[_NewJob], *, delay_s: float = 0.0) -> list[int | None]:
+    def accept(
+        self, jobs: Sequence[_NewJob], *, delay_s: float = 0.0, terms: Terms | None = None
+    ) -> list[int | None]:
         """Write jobs down; returns for each when it was accepted (ms), or None if it was there.
 
-        ``delay_s``: the message will be heard that much later, and is not missed before.
+        ``delay_s``: the message will be heard that much later, and is not missed before. Until it
+        is claimed such a job does not count as waiting, nor against ``terms``.
+        Raises `AdmissionError` for the first online job that is refused; what was accepted stays.
         The index of open jobs is written first: a crash in between leaves an entry that leads
         nowhere, never a job that nobody looks after. It is written again afterwards: a stall in
         between may have had the entry struck off as one that leads nowhere.
@@ -79,17 +84,42 @@ class JobLedger:
             for start in range(0, len(jobs), CHUNK):
                 chunk = jobs[start : start + CHUNK]
                 index = partial(_index, chunk, now_ms + int(delay_s * 1000))
-                write = partial(self._write, chunk)
+                write = partial(self._write, chunk, terms or Terms(), delayed=delay_s > 0)
                 answers = self._replicas.run(self._client, index, write, index)
                 written = answers[len(chunk) : 2 * len(chunk)]
+                self._refuse(chunk, written)
                 accepted += [at_ms if new else None for new, at_ms in written]
         return accepted
 
-    def _write(self, jobs: Sequence[_NewJob], pipe: RedisClient) -> None:
+    def _write(
+        self, jobs: Sequence[_NewJob], terms: Terms, pipe: RedisClient, *, delayed: bool
+    ) -> None:
+        lane = [terms.max_waiting, int(terms.takeover_s * 1000), int(not delayed)]
         for job_id, request, meta in jobs:
+            job_keys = [keys.job(job_id)]
+            if meta.lane_key:
+                job_keys += [keys.load(meta.lane_key), keys.lease(meta.lane_key)]
+            deadline_ms = "" if request.deadline_s is None else int(request.deadline_s * 1000)
+            args = [len(request.text), deadline_ms, *lane]
             fields = ["request", request.model_dump_json(), "meta", meta.to_json()]
             fields += ["lane", meta.lane_key]
-            self._scripts.run("accept", [keys.job(job_id)], fields, client=pipe)
+            self._scripts.run("accept", job_keys, [*args, *fields], client=pipe)
+
+    def _refuse(self, jobs: Sequence[_NewJob], answers: Sequence[Sequence[Any]]) -> None:
+        """Strike what was refused off the index, and raise for the first of it."""
+        refused = [
+            (job, answer)
+            for job, answer in zip(jobs, answers, strict=True)
+            if isinstance(answer[0], str)
+        ]
+        if not refused:
+            return
+        pipe = self._client.pipeline(transaction=False)
+        for (job_id, _, meta), _ in refused:
+            self._close(pipe, meta.queue, job_id)
+        pipe.execute()
+        (_, request, meta), answer = refused[0]
+        raise refusal(*answer, lane_key=meta.lane_key, deadline_s=request.deadline_s)
 
     def claim(
         self,
@@ -107,7 +137,8 @@ class JobLedger:
         ``elsewhere_s``: for so long after this worker failed over it, a line of a batch is left to
         other workers; 0 where there are none.
         """
-        job_keys = [keys.job(job_id), keys.lease(keys.split_job_id(job_id)[0])]
+        tag, _ = keys.split_job_id(job_id)
+        job_keys = [keys.job(job_id), keys.lease(tag), keys.load(tag)]
         args = [worker, max_strikes, str(lease) if lease else "", nonce]
         args.append(int(elsewhere_s * 1000))
         with unavailable_is_clear(self._url):
@@ -161,7 +192,7 @@ class JobLedger:
         result: dict[str, Any],
         retention_s: int,
     ) -> int | None:
-        job_keys = [keys.job(job_id)]
+        job_keys = [keys.job(job_id), keys.load(keys.split_job_id(job_id)[0])]
         if meta.batch:
             job_keys += [keys.batch(meta.batch), keys.batch_done(meta.batch)]
         args = [attempt, worker, state, json.dumps(result, ensure_ascii=False), meta.line]
@@ -194,9 +225,15 @@ class JobLedger:
         args = [worker, "*" if attempt is None else attempt, int(strike)]
         args += [evidence_json(evidence), pardons]
         with unavailable_is_clear(self._url):
-            answer = self._scripts.run("release", [keys.job(job_id)], args)
+            job_keys = [keys.job(job_id), keys.load(keys.split_job_id(job_id)[0])]
+            answer = self._scripts.run("release", job_keys, args)
             self._client.srem(keys.claims(worker), job_id)
         return int(answer[1]) if answer[0] == "released" else None
+
+    def load(self, lane_key: str) -> LaneLoad:
+        """Return what a lane has to do."""
+        with unavailable_is_clear(self._url):
+            return LaneLoad.from_hash(self._client.hgetall(keys.load(lane_key)))
 
     def claims_of(self, worker: str) -> list[str]:
         """Return the jobs that a worker has claimed, or was about to."""

@@ -57,6 +57,7 @@ class Refusal(StrEnum):
     NOT_LEADER = "not_leader"  #: the lane's lease is not this worker's
     EXHAUSTED = "exhausted"  #: too many workers were lost over it
     ELSEWHERE = "elsewhere"  #: this worker failed over it, and another one is to try
+    EXPIRED = "expired"  #: its deadline passed ``detail`` ms ago, before anybody began
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks import keys
+from tts_tasks.errors import AdmissionError
+from tts_tasks.ledger.admission import LaneLoad, Terms
 from tts_tasks.ledger.records import (
     Claim,
     ClaimRefused,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from tts_tasks.coordination.base import Lease
     from tts_tasks.requests import SpeechRequest
+    from tts_tasks.testing.load import MemoryLoad
 
 _ANY = -1  #: in place of an attempt: whatever it is
 
@@ -57,31 +60,46 @@ class MemoryLedger:
         self._ask: Wire = wire or self.store.at_once
 
     def accept(
-        self, jobs: Sequence[tuple[str, SpeechRequest, JobMeta]], *, delay_s: float = 0.0
+        self,
+        jobs: Sequence[tuple[str, SpeechRequest, JobMeta]],
+        *,
+        delay_s: float = 0.0,
+        terms: Terms | None = None,
     ) -> list[int | None]:
         """Write jobs down; returns for each when it was accepted (ms), or None if it was there."""
         heard_ms = self.now_ms() + int(delay_s * 1000)
+        on = None if delay_s > 0 else terms or Terms()
         accepted = []
         for job_id, request, meta in jobs:
             self._ask(self._store_index, meta.queue, job_id, heard_ms)
-            accepted.append(self._ask(self._store_accept, job_id, request.model_dump_json(), meta))
+            answer = self._ask(self._store_accept, job_id, request, meta, on)
+            if isinstance(answer, AdmissionError):
+                self._ask(self._store_close, meta.queue, job_id)
+                raise answer
+            accepted.append(answer)
             self._ask(self._store_index, meta.queue, job_id, heard_ms)
         return accepted
 
     def _store_index(self, queue: str, job_id: str, heard_ms: int) -> None:
         self.store.open_jobs[queue].setdefault(job_id, heard_ms)
 
-    def _store_accept(self, job_id: str, request: str, meta: JobMeta) -> int | None:
+    def _store_accept(
+        self, job_id: str, request: SpeechRequest, meta: JobMeta, terms: Terms | None
+    ) -> int | AdmissionError | None:
         keys.split_job_id(job_id)  # what is not a job id is refused, as by the real one
         if self.store.job(job_id) is not None:
             return None
-        self.store.jobs[job_id] = {
+        job = {
             "state": "accepted",
             "attempt": 0,
             "strikes": 0,
             "worker": "",
             "nonce": "",
-            "request": request,
+            "request": request.model_dump_json(),
+            "chars": len(request.text),
+            "deadline_s": request.deadline_s,
+            "deadline_ms": None,
+            "counted": False,
             "meta": meta,
             "result": "",
             "accepted_ms": self.store.now_ms(),
@@ -97,6 +115,16 @@ class MemoryLedger:
             "pardons": 0,
             "evidence": "",
         }
+        if meta.lane_key and terms is not None:
+            load, now_ms = self.store.loads[meta.lane_key], self.store.now_ms()
+            led = self.store.lease(meta.lane_key) is not None
+            if refused := load.refusal(job, terms, now_ms=now_ms, led=led):
+                return refused
+            if request.deadline_s is not None:
+                job["deadline_ms"] = now_ms + int(request.deadline_s * 1000)
+            job["counted"] = True
+            load.waits(job)
+        self.store.jobs[job_id] = job
         return self.store.now_ms()
 
     def claim(
@@ -149,17 +177,40 @@ class MemoryLedger:
                 return ClaimRefused(Refusal.HELD, job["worker"])
             if job["nonce"] == nonce:
                 return self._granted(job_id, job, lease)
+        now_ms = self.store.now_ms()
+        if job["deadline_ms"] is not None and now_ms > job["deadline_ms"]:
+            return ClaimRefused(Refusal.EXPIRED, str(now_ms - job["deadline_ms"]))
+        if job["state"] == "running":
             self._strike(job, worker)  # its earlier attempt died with its child process
         if job["strikes"] >= max_strikes:
             return ClaimRefused(Refusal.EXHAUSTED, str(job["strikes"]))
+        if left_ms := self._left_to_others_ms(job, worker, elsewhere_ms):
+            job.update(state="accepted", worker="")
+            return ClaimRefused(Refusal.ELSEWHERE, str(left_ms))
+        self._uncount(job)
+        job.update(state="running", worker=worker, nonce=nonce, claimed_ms=now_ms)
+        job["attempt"] += 1
+        self._count_running(job)
+        return self._granted(job_id, job, lease)
+
+    def _left_to_others_ms(self, job: dict[str, Any], worker: str, elsewhere_ms: int) -> int:
         age_ms = self.store.now_ms() - job["released_ms"]
         own = job["struck_by"] == worker and not job["meta"].lane_key
-        if own and 0 <= age_ms < elsewhere_ms:
-            job.update(state="accepted", worker="")
-            return ClaimRefused(Refusal.ELSEWHERE, str(elsewhere_ms - age_ms))
-        job.update(state="running", worker=worker, nonce=nonce, claimed_ms=self.store.now_ms())
-        job["attempt"] += 1
-        return self._granted(job_id, job, lease)
+        return elsewhere_ms - age_ms if own and 0 <= age_ms < elsewhere_ms else 0
+
+    def _load_of(self, job: dict[str, Any]) -> MemoryLoad:
+        return self.store.loads[job["meta"].lane_key]
+
+    def _count_running(self, job: dict[str, Any]) -> None:
+        job["counted"] = bool(job["meta"].lane_key)
+        if job["counted"]:
+            self._load_of(job).runs(job)
+
+    def _uncount(self, job: dict[str, Any]) -> None:
+        """Take a job out of its lane's load, before its state changes."""
+        if job["counted"]:
+            load = self._load_of(job)
+            (load.runs if job["state"] == "running" else load.waits)(job, -1)
 
     @staticmethod
     def _granted(job_id: str, job: dict[str, Any], lease: Lease | None) -> Claim:
@@ -209,6 +260,11 @@ class MemoryLedger:
             return None
         batch = self.store.batch(ending.meta.batch) if ending.meta.batch else None
         if mine:
+            self._uncount(job)
+            if job["counted"] and (job["state"], ending.state) == ("running", "succeeded"):
+                now_ms = self.store.now_ms()
+                took_ms = max(1, now_ms - job["claimed_ms"])
+                self._load_of(job).measure(took_ms, job["chars"], now_ms)
             job.update(state=ending.state, result=ending.result, finished_ms=self.store.now_ms())
             if batch is None:
                 job["expires_ms"] = self.store.now_ms() + ending.retention_s * 1000
@@ -264,10 +320,20 @@ class MemoryLedger:
             job, job["attempt"] if attempt is None else attempt, worker
         ):
             return None
+        self._uncount(job)
+        if job["counted"]:
+            self._load_of(job).waits(job)
         job.update(state="accepted", worker="", evidence=evidence or job["evidence"])
         if strike:
             self._strike(job, worker, pardons=pardons)
         return int(job["strikes"])
+
+    def load(self, lane_key: str) -> LaneLoad:
+        """Return what a lane has to do."""
+        return self._ask(self._store_load, lane_key)
+
+    def _store_load(self, lane_key: str) -> LaneLoad:
+        return self.store.loads[lane_key].shown()
 
     def claims_of(self, worker: str) -> list[str]:
         """Return the jobs that a worker has claimed, or was about to."""

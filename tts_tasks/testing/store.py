@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from tts_tasks.clock import Clock  # noqa: TC001 - a dataclass field
 from tts_tasks.testing.clock import FakeClock
+from tts_tasks.testing.load import MemoryLoad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ class MemoryStore:
     records: dict[str, tuple[WorkerRecord, float]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     segments: dict[str, list[LoggedSegment]] = field(default_factory=dict)
+    loads: dict[str, MemoryLoad] = field(default_factory=lambda: defaultdict(MemoryLoad))
     claims: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     #: queue → job → when it was last rung, in ms
     open_jobs: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
@@ -109,6 +111,7 @@ class MemoryStore:
             self.records,
             self.jobs,
             self.segments,
+            self.loads,
             self.claims,
             self.open_jobs,
             self.queues,

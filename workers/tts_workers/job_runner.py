@@ -15,6 +15,7 @@ from celery.exceptions import Ignore, Reject
 
 from tts_tasks import keys
 from tts_tasks.errors import (
+    AdmissionError,
     ConflictError,
     EngineError,
     EngineLoadError,
@@ -147,7 +148,12 @@ class JobRunner:
             # sent by a foreign client, without our `apply_async`: accepted here, before anything
             keys.check_task_id(task_id, self._lane_key)
             request = parse_request(given)
-            self._insist(lambda: accept_online(request, task_id))
+            try:
+                self._insist(lambda: accept_online(request, task_id))
+            except AdmissionError as error:
+                code, reason = error.code, str(error)
+                self._events.emit("job.failed", job=job_id, code=code, reason=reason)
+                raise JobFailedError(code, reason) from None
             answer = self._insist(claim)
         return answer
 
@@ -168,6 +174,9 @@ class JobRunner:
                 raise Reject("this worker failed over it: another one is to try", requeue=True)
             case Refusal.EXHAUSTED:
                 self._give_up(job_id, self._worker_id, "attempts_exhausted")
+            case Refusal.EXPIRED:
+                reason = f"its deadline had passed {int(answer.detail) / 1000:.1f} s ago, unbegun"
+                self._give_up(job_id, self._worker_id, "deadline_exceeded", reason)
         raise Ignore
 
     def _give_up(self, job_id: str, worker: str, code: str, reason: str = "") -> None:

@@ -18,7 +18,7 @@ from ttsctl.api import Client, pass_client
 from ttsctl.commands.listen import STDOUT, check_target, play
 from ttsctl.exit_codes import ExitCode
 from ttsctl.following import results, tell_if_nobody_works
-from ttsctl.options import output_option, timeout_option
+from ttsctl.options import Duration, output_option, timeout_option
 from ttsctl.output import echo_json, echo_jsonl, error_text, result_fields
 from ttsctl.progress import reporter_for
 
@@ -49,6 +49,14 @@ _SUFFIX_FORMATS = {f".{name}": name for name in AUDIO_FORMATS}
     "--stream",
     is_flag=True,
     help="Write the sound while it is made, as WAV, to --file (stdout if there is none).",
+)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=Duration(),
+    metavar="SPAN",
+    help="The sound is wanted within 2s, 1m, 2.5 (seconds); refused at once (exit code 8) if it "
+    "cannot be ready by then.",
 )
 @timeout_option
 @output_option("table", "json", "jsonl", "id", text="table writes where the audio is.")

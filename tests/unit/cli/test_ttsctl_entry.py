@@ -81,6 +81,8 @@ def test_an_unknown_command_is_a_usage_error(ttsctl):
         (errors.NotFoundError("x"), 6),
         (errors.WaitTimeoutError("x"), 7),
         (errors.UnavailableError("x"), 8),
+        (errors.QueueFullError("x", 2.5, 1.0), 8),
+        (errors.DeadlineError("x", 2.5), 8),
         (errors.JobCancelledError("x"), 9),
         (PermissionError(13, "Permission denied", "/x"), 1),
         (ZeroDivisionError("a bug"), None),

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from tts_tasks.errors import WaitTimeoutError
+from tts_tasks.errors import QueueFullError, WaitTimeoutError
 
 URI = "file:///srv/artifacts/l1.wav"
 
@@ -47,6 +47,29 @@ def test_a_wrong_field_is_a_usage_error_before_anything_is_submitted(ttsctl, clu
     assert result.exit_code == 2
     assert "speed" in result.stderr
     assert cluster.calls == []
+
+
+@pytest.mark.parametrize(("span", "seconds"), [("2s", 2.0), ("2.5", 2.5), ("1m", 60.0)])
+def test_a_deadline_is_a_span_of_time(ttsctl, cluster, span, seconds):
+    """--deadline reaches the request in seconds."""
+    assert ttsctl("say", "hello", "--deadline", span).exit_code == 0
+    assert spoken(cluster).deadline_s == seconds
+
+
+@pytest.mark.parametrize("span", ["0s", "soon"])
+def test_a_deadline_that_is_none_is_a_usage_error(ttsctl, cluster, span):
+    """Nothing is submitted."""
+    result = ttsctl("say", "hello", "--deadline", span)
+    assert (result.exit_code, cluster.calls) == (2, [])
+    assert "deadline" in result.stderr
+
+
+def test_a_full_lane_is_8_with_the_estimate(ttsctl, cluster):
+    """What was refused is said in one line; nothing is waited for."""
+    cluster.trouble["submit_job"] = QueueFullError("it would be done in about 84.0 s", 84.0, 3.0)
+    result = ttsctl("say", "hello")
+    assert (result.exit_code, result.stdout) == (8, "")
+    assert result.stderr.splitlines()[-1] == "Error: it would be done in about 84.0 s"
 
 
 def test_text_comes_from_stdin(ttsctl, cluster):

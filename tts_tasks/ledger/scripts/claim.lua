@@ -1,16 +1,17 @@
 -- Decide who works on a job. Rule 2: the message is a doorbell, this is the decision.
 -- Rule 1: an online job is given only to the holder of the lane's lease under this very epoch.
--- KEYS[1] job; KEYS[2] lease of the lane that is named like the job's tag (same slot)
+-- KEYS[1] job; KEYS[2] lease, KEYS[3] load of the lane that is named like the job's tag (same slot)
 -- ARGV[1] worker, ARGV[2] max_attempts, ARGV[3] "epoch:holder" the worker believes in, or "",
 -- ARGV[4] nonce of this claim: asked again after a lost reply, it gets the same answer,
 -- ARGV[5] for so long, in ms, a line over which this worker failed is left to others (0: there
 -- are none). Not an online job: no other worker may have it.
 -- returns {"claimed", attempt, request, meta, accepted_ms} | {"held", worker} |
 --         {"ended", state, result} | {"missing"} | {"not_leader", lease} | {"exhausted", strikes} |
---         {"elsewhere", ms that are left to the others}
+--         {"elsewhere", ms that are left to the others} | {"expired", ms since its deadline}
 local job = redis.call('HMGET', KEYS[1], 'state', 'worker', 'result', 'request', 'meta',
                        'accepted_ms', 'strikes', 'lane', 'nonce', 'attempt',
-                       'struck_by', 'released_ms', 'struck_workers', 'pardons')
+                       'struck_by', 'released_ms', 'struck_workers', 'pardons',
+                       'deadline_ms', 'chars', 'counted', 'claimed_ms')
 local state = job[1]
 if not state then
   return {'missing'}
@@ -35,6 +36,9 @@ if state == 'running' then
 end
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+if job[15] and now_ms > tonumber(job[15]) then
+  return {'expired', now_ms - job[15]}
+end
 local struck_by, released_ms = job[11] or '', tonumber(job[12] or '0')
 -- The same worker anew: its earlier attempt died with its child process.
 local strikes = tonumber(job[7] or '0')
@@ -60,4 +64,18 @@ end
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1], 'lease', ARGV[3],
            'nonce', ARGV[4], 'claimed_ms', now_ms)
+if online and job[16] then
+  if state == 'running' then
+    redis.call('HINCRBY', KEYS[3], 'running_since_ms', now_ms - job[18])
+  else
+    if job[17] then
+      redis.call('HINCRBY', KEYS[3], 'waiting_jobs', -1)
+      redis.call('HINCRBY', KEYS[3], 'waiting_chars', -job[16])
+    end
+    redis.call('HSET', KEYS[1], 'counted', 1)
+    redis.call('HINCRBY', KEYS[3], 'running_jobs', 1)
+    redis.call('HINCRBY', KEYS[3], 'running_chars', job[16])
+    redis.call('HINCRBY', KEYS[3], 'running_since_ms', now_ms)
+  end
+end
 return {'claimed', attempt, job[4], job[5], job[6]}
