@@ -153,7 +153,7 @@ class MemoryLedger:
     def _store_drop_claim(self, worker: str, job_id: str) -> None:
         self.store.claims[worker].discard(job_id)
 
-    def _store_claim(  # noqa: PLR0911, PLR0917 - the script's answers, and its arguments
+    def _store_claim(  # noqa: PLR0917 - the script's answers, and its arguments
         self,
         job_id: str,
         worker: str,
@@ -172,11 +172,22 @@ class MemoryLedger:
             held = self.store.lease(tag)
             if held is None or held != lease:
                 return ClaimRefused(Refusal.NOT_LEADER, str(held) if held else "")
-        if job["state"] == "running":
-            if job["worker"] != worker:
-                return ClaimRefused(Refusal.HELD, job["worker"])
-            if job["nonce"] == nonce:
-                return self._granted(job_id, job, lease)
+        if job["state"] == "running" and job["worker"] != worker:
+            return ClaimRefused(Refusal.HELD, job["worker"])
+        if job["state"] == "running" and job["nonce"] == nonce:
+            return self._granted(job_id, job, lease)
+        return self._store_attempt(job_id, job, worker, lease, max_strikes, nonce, elsewhere_ms)
+
+    def _store_attempt(  # noqa: PLR0917 - as above
+        self,
+        job_id: str,
+        job: dict[str, Any],
+        worker: str,
+        lease: Lease | None,
+        max_strikes: int,
+        nonce: str,
+        elsewhere_ms: int,
+    ) -> Claim | ClaimRefused:
         now_ms = self.store.now_ms()
         if job["deadline_ms"] is not None and now_ms > job["deadline_ms"]:
             return ClaimRefused(Refusal.EXPIRED, str(now_ms - job["deadline_ms"]))
