@@ -45,6 +45,7 @@ class Stores:
     coordinator: Coordinator
     age: Callable[[str, str, float], object]  #: make a job's last ring older: queue, id, seconds
     ring: Callable[[str, str, float], object]  #: put a message into a queue, rung so long ago
+    ring_at: Callable[[str, str, int | None], object]  #: the same, rung at Redis's time in ms
     hear: Callable[[str], object]  #: take the next message out of a queue
     lose_data: Callable[[], object]
 
@@ -53,8 +54,8 @@ def in_redis(url: str, broker_url: str) -> Stores:
     client, broker = connect(url), connect(broker_url)
     ledger = JobLedger(url, broker_url=broker_url)
 
-    def ring(queue: str, _: str, ago_s: float) -> None:
-        headers = {"rung_ms": ledger.now_ms() - ago_s * 1000}
+    def ring_at(queue: str, _: str, rung_ms: float | None) -> None:
+        headers = {} if rung_ms is None else {"rung_ms": rung_ms}
         broker.lpush(queue, json.dumps({"body": "", "headers": headers}))
 
     return Stores(
@@ -62,7 +63,8 @@ def in_redis(url: str, broker_url: str) -> Stores:
         BatchBook(url),
         RedisCoordinator(url, timeout_s=2.0),
         age=lambda queue, job, by_s: client.zincrby(keys.open_jobs(queue), -by_s * 1000, job),
-        ring=ring,
+        ring=lambda queue, job, ago_s: ring_at(queue, job, ledger.now_ms() - ago_s * 1000),
+        ring_at=ring_at,
         hear=broker.rpop,
         lose_data=client.flushall,
     )
@@ -80,6 +82,7 @@ def in_memory() -> Stores:
         MemoryCoordinator(store=store),
         age=age,
         ring=lambda queue, job, s: store.queues[queue].append((job, store.now_ms() - s * 1000)),
+        ring_at=lambda queue, job, ms: store.queues[queue].append((job, ms or 0)),
         hear=lambda queue: store.queues[queue].pop(0),
         lose_data=store.lose_data,
     )
@@ -108,8 +111,8 @@ def book(stores: Stores) -> Book:
     return stores.book
 
 
-def accept_lines(ledger: Ledger, *lines: int) -> list[str]:
-    jobs = [
+def lines_of_a_batch(*lines: int) -> list[tuple[str, SpeechRequest, JobMeta]]:
+    return [
         (
             keys.batch_job_id(BATCH, line),
             REQUEST,
@@ -117,6 +120,10 @@ def accept_lines(ledger: Ledger, *lines: int) -> list[str]:
         )
         for line in lines
     ]
+
+
+def accept_lines(ledger: Ledger, *lines: int) -> list[str]:
+    jobs = lines_of_a_batch(*lines)
     ledger.accept(jobs)
     return [job_id for job_id, _, _ in jobs]
 
@@ -333,6 +340,35 @@ def test_a_job_that_waits_in_a_long_queue_is_not_taken_for_lost(stores: Stores) 
     assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == [job_id]
 
 
+def test_what_waits_at_the_head_with_its_whole_chunk_is_not_taken_for_lost(stores: Stores) -> None:
+    """After a death no grace is given: the head's own time must not make its chunk look lost."""
+    first, second = (stores.ledger.accept(lines_of_a_batch(*lines)) for lines in ((1, 2), (3, 4)))
+    for line, time_ms in enumerate((*first, *second), start=1):
+        stores.ring_at(QUEUE, keys.batch_job_id(BATCH, line), time_ms)
+    assert stores.ledger.unheard(QUEUE, grace_s=0, limit=10) == []
+    stores.hear(QUEUE)
+    assert stores.ledger.unheard(QUEUE, grace_s=0, limit=10) == []
+
+
+def test_behind_a_foreign_message_nothing_is_taken_for_lost(redis_url: str) -> None:
+    """It does not say when it was rung, and so neither what was rung before it."""
+    stores = in_redis(redis_url, redis_url)
+    (job_id,) = accept_lines(stores.ledger, 1)
+    stores.age(QUEUE, job_id, 60)
+    stores.ring_at(QUEUE, "", None)
+    assert stores.ledger.unheard(QUEUE, grace_s=5, limit=10) == []
+    stores.hear(QUEUE)
+    assert stores.ledger.unheard(QUEUE, grace_s=5, limit=10) == [job_id]
+
+
+def test_the_time_of_ringing_again_is_that_of_the_index(stores: Stores) -> None:
+    """Whoever rings again sends it along: a message that was rung again is not taken for lost."""
+    (job_id,) = accept_lines(stores.ledger, 1)
+    stores.age(QUEUE, job_id, 60)
+    stores.ring_at(QUEUE, job_id, stores.ledger.rung(QUEUE, [job_id]))
+    assert stores.ledger.unheard(QUEUE, grace_s=0, limit=10) == []
+
+
 def test_a_job_that_was_rung_again_is_not_unheard(stores: Stores) -> None:
     """Ringing counts from now; a job that has ended is not looked for."""
     one, two = accept_lines(stores.ledger, 1, 2)
@@ -356,6 +392,18 @@ def test_an_open_job_stays_in_the_index_whoever_believes_that_it_has_ended(
     for job_id in (accepted, running, gone):
         ledger.close(QUEUE, job_id)
     assert redis_client.zrange(keys.open_jobs(QUEUE), 0, -1) == [accepted, running]
+
+
+def test_the_index_in_memory_keeps_an_open_job_too() -> None:
+    """As `close.lua` does."""
+    store = MemoryStore()
+    ledger = MemoryLedger(store)
+    accepted, running, gone = accept_lines(ledger, 1, 2, 3)
+    granted(claim(ledger, running))
+    del store.jobs[gone]
+    for job_id in (accepted, running, gone):
+        ledger.close(QUEUE, job_id)
+    assert sorted(store.open_jobs[QUEUE]) == [accepted, running]
 
 
 # -- batches ---------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class World:
 
     def accept(self, count: int = 1) -> list[str]:
         jobs = [keys.batch_job_id(BATCH, line) for line in range(1, count + 1)]
-        self.ledger.accept(
+        self.accepted_ms, *_ = self.ledger.accept(
             [
                 (
                     job,
@@ -230,6 +230,22 @@ def test_a_dead_childs_message_comes_back_to_the_head_and_the_others_stay(world:
     world.claim(jobs[0], DEAD)
     assert world.recovery.give_back_claims(DEAD) == jobs[:1]
     assert world.waiting() == [jobs[0], jobs[2]]
+
+
+def test_a_death_with_a_full_queue_of_intact_messages_rings_for_nobody_else(world: World) -> None:
+    """Neither for the chunk of the message at the head, nor for what was rung again before."""
+    *waiting, dead = world.accept(40)
+    assert world.accepted_ms
+    ring(app, QUEUE, waiting, rung_ms=world.accepted_ms, wants_result=False)
+    world.claim(dead, DEAD)
+    world.recovery.recover(DEAD, silent_s=3.0)
+    assert world.recovery.reconcile(QUEUE, {OTHER: ""}, at_once=True) == 0
+    world.broker.ltrim(QUEUE, 0, 0)  # the others are taken
+    for job in waiting:
+        world.claim(job, OTHER)
+    assert world.recovery.reconcile(QUEUE, {OTHER: ""}, at_once=True) == 0
+    assert world.waiting() == [dead]
+    assert world.seen("job.rung_again") == []
 
 
 # -- what nobody has heard of -------------------------------------------------------------------

@@ -601,8 +601,8 @@ MUTANTS = (
         "ring-is-not-noted",
         "2",
         f"{_WORKERS}/recovery.py",
-        "self._ledger.rung(queue, [record.id for record in group])",
-        "pass",
+        "rung_ms = self._ledger.rung(queue, [record.id for record in group])",
+        "rung_ms = self._ledger.now_ms()",
         RECOVERY,
     ),
     Mutant(

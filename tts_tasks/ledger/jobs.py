@@ -60,6 +60,8 @@ class JobLedger:
     def accept(self, jobs: Sequence[_NewJob], *, delay_s: float = 0.0) -> list[int | None]:
         """Write jobs down; returns for each when it was accepted (ms), or None if it was there.
 
+        The time is what its message is to carry as ``rung_ms``: that of the entry in the index, for
+        `unheard` compares the two.
         ``delay_s``: the message will be heard that much later, and is not missed before.
         The index of open jobs is written first: a crash in between leaves an entry that leads
         nowhere, never a job that nobody looks after. It is written again afterwards: a stall in
@@ -74,7 +76,7 @@ class JobLedger:
                 write = partial(self._write, chunk)
                 answers = self._replicas.run(self._client, index, write, index)
                 written = answers[len(chunk) : 2 * len(chunk)]
-                accepted += [at_ms if new else None for new, at_ms in written]
+                accepted += [now_ms if new else None for new, _ in written]
         return accepted
 
     def _write(self, jobs: Sequence[_NewJob], pipe: RedisClient) -> None:
@@ -206,12 +208,14 @@ class JobLedger:
         with unavailable_is_clear(self._url):
             return server_time_ms(self._client)
 
-    def rung(self, queue: str, job_ids: Iterable[str]) -> None:
-        """Note that these jobs were rung again just now."""
-        scores = dict.fromkeys(job_ids, self.now_ms())
+    def rung(self, queue: str, job_ids: Iterable[str]) -> int:
+        """Note that these jobs are rung again now; returns the ``rung_ms`` of their messages."""
+        now_ms = self.now_ms()
+        scores = dict.fromkeys(job_ids, now_ms)
         if scores:
             with unavailable_is_clear(self._url):
                 self._client.zadd(keys.open_jobs(queue), scores, xx=True)
+        return now_ms
 
     def close(self, queue: str, job_id: str) -> None:
         """Strike a job off the index of open ones, if it has ended or is unknown."""
@@ -231,7 +235,8 @@ class JobLedger:
         """Return open jobs whose ring must have been heard by now.
 
         A queue is first in, first out: what was rung earlier than the message that is next to be
-        taken has left the queue. Each message carries when it was rung (``rung_ms``).
+        taken has left the queue. Each message carries when it was rung (``rung_ms``). What was rung
+        at that very moment may wait behind it: all lines of a chunk carry the same.
         """
         until_ms: float = self.now_ms()  # before the look at the queue
         with unavailable_is_clear(self._broker_url):
@@ -240,7 +245,7 @@ class JobLedger:
             until_ms = min(until_ms, _rung_ms(next_message))
         with unavailable_is_clear(self._url):
             found: list[str] = self._client.zrangebyscore(
-                keys.open_jobs(queue), "-inf", until_ms - grace_s * 1000, start=0, num=limit
+                keys.open_jobs(queue), "-inf", f"({until_ms - grace_s * 1000}", start=0, num=limit
             )
         return found
 
@@ -254,4 +259,4 @@ def _rung_ms(message: str) -> float:
     try:
         return float(json.loads(message)["headers"]["rung_ms"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a foreign message says nothing about ours
+        return float("-inf")  # a foreign message: nothing is known until it has been taken

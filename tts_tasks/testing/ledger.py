@@ -47,21 +47,23 @@ class MemoryLedger:
         self, jobs: Sequence[tuple[str, SpeechRequest, JobMeta]], *, delay_s: float = 0.0
     ) -> list[int | None]:
         """Write jobs down; returns for each when it was accepted (ms), or None if it was there."""
-        heard_ms = self.now_ms() + int(delay_s * 1000)
+        now_ms = self.now_ms()
+        heard_ms = now_ms + int(delay_s * 1000)
         accepted = []
         for job_id, request, meta in jobs:
             self._ask(self._store_index, meta.queue, job_id, heard_ms)
-            accepted.append(self._ask(self._store_accept, job_id, request.model_dump_json(), meta))
+            is_new = self._ask(self._store_accept, job_id, request.model_dump_json(), meta)
+            accepted.append(now_ms if is_new else None)
             self._ask(self._store_index, meta.queue, job_id, heard_ms)
         return accepted
 
     def _store_index(self, queue: str, job_id: str, heard_ms: int) -> None:
         self.store.open_jobs[queue].setdefault(job_id, heard_ms)
 
-    def _store_accept(self, job_id: str, request: str, meta: JobMeta) -> int | None:
+    def _store_accept(self, job_id: str, request: str, meta: JobMeta) -> bool:
         keys.split_job_id(job_id)  # what is not a job id is refused, as by the real one
         if self.store.job(job_id) is not None:
-            return None
+            return False
         self.store.jobs[job_id] = {
             "state": "accepted",
             "attempt": 0,
@@ -77,7 +79,7 @@ class MemoryLedger:
             "segments_done": 0,
             "segments": 0,
         }
-        return self.store.now_ms()
+        return True
 
     def claim(
         self, job_id: str, worker: str, lease: Lease | None, *, max_strikes: int, nonce: str
@@ -253,10 +255,11 @@ class MemoryLedger:
         """Return the store's time in ms."""
         return self._ask(self.store.now_ms)
 
-    def rung(self, queue: str, job_ids: Iterable[str]) -> None:
-        """Note that these jobs were rung again just now."""
+    def rung(self, queue: str, job_ids: Iterable[str]) -> int:
+        """Note that these jobs are rung again now; returns the ``rung_ms`` of their messages."""
         at_ms = self.now_ms()
         self._ask(self._store_rung, queue, list(job_ids), at_ms)
+        return at_ms
 
     def _store_rung(self, queue: str, job_ids: list[str], at_ms: int) -> None:
         known = self.store.open_jobs[queue]
@@ -267,7 +270,9 @@ class MemoryLedger:
         self._ask(self._store_close, queue, job_id)
 
     def _store_close(self, queue: str, job_id: str) -> None:
-        self.store.open_jobs[queue].pop(job_id, None)
+        job = self.store.job(job_id)
+        if job is None or job["state"] not in ("accepted", "running"):
+            self.store.open_jobs[queue].pop(job_id, None)
 
     def unheard(self, queue: str, *, grace_s: float, limit: int) -> list[str]:
         """Return open jobs whose ring must have been heard by now."""
@@ -280,4 +285,4 @@ class MemoryLedger:
 
     def _store_rung_before(self, queue: str, until_ms: float, limit: int) -> list[str]:
         by_age = sorted((at_ms, job_id) for job_id, at_ms in self.store.open_jobs[queue].items())
-        return [job_id for at_ms, job_id in by_age if at_ms <= until_ms][:limit]
+        return [job_id for at_ms, job_id in by_age if at_ms < until_ms][:limit]

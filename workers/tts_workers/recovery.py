@@ -155,10 +155,9 @@ class Recovery:
         for record in records:
             by_queue[record.meta.queue, not record.meta.batch].append(record)
         for (queue, online), group in by_queue.items():
-            self._ledger.rung(queue, [record.id for record in group])
+            rung_ms = self._ledger.rung(queue, [record.id for record in group])
             task_ids = [_task_id(record) for record in group]
-            now_ms = self._ledger.now_ms()
-            ring(self._app, queue, task_ids, rung_ms=now_ms, wants_result=online)
+            ring(self._app, queue, task_ids, rung_ms=rung_ms, wants_result=online)
 
     def _restore_messages(self, worker_id: str, *, only: Collection[str] = ()) -> set[str]:
         """Put messages that a worker had taken back to the head of their queues.
