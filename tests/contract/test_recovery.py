@@ -21,6 +21,7 @@ from tts_tasks.ledger import Claim, JobLedger, JobMeta
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
+from tts_workers.link import nonce_prefix
 from tts_workers.recovery import Recovery, unacked_keys
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 BATCH = "b1"
 QUEUE = "tts.batch.default"
 DEAD, OTHER = "dead@h/1", "other@h/2"
+CHILD, SUCCESSOR = 4711, 4712
 
 
 class World:
@@ -78,8 +80,9 @@ class World:
         for _ in range(count):
             assert channel.basic_get(QUEUE) is not None
 
-    def claim(self, job: str, worker: str) -> Claim:
-        answer = self.ledger.claim(job, worker, None, max_strikes=9, nonce=secrets.token_hex(4))
+    def claim(self, job: str, worker: str, *, child: int = CHILD) -> Claim:
+        nonce = nonce_prefix(child) + secrets.token_hex(4)
+        answer = self.ledger.claim(job, worker, None, max_strikes=9, nonce=nonce)
         assert isinstance(answer, Claim), answer
         return answer
 
@@ -217,7 +220,7 @@ def test_a_dead_childs_job_is_given_back_with_a_strike(world: World) -> None:
     """A text that kills its engines must not do so for ever."""
     (job,) = world.accept()
     world.claim(job, DEAD)
-    assert world.recovery.give_back_claims(DEAD) == [job]
+    assert world.recovery.give_back_claims(DEAD, child=CHILD) == [job]
     assert world.waiting() == [job]
     assert world.redis.hget(keys.job(job), "strikes") == "1"
 
@@ -228,8 +231,19 @@ def test_a_dead_childs_message_comes_back_to_the_head_and_the_others_stay(world:
     world.ring(*jobs)
     world.take_messages(DEAD, 2)
     world.claim(jobs[0], DEAD)
-    assert world.recovery.give_back_claims(DEAD) == jobs[:1]
+    assert world.recovery.give_back_claims(DEAD, child=CHILD) == jobs[:1]
     assert world.waiting() == [jobs[0], jobs[2]]
+
+
+def test_a_dead_childs_late_give_back_takes_nothing_from_its_successor(world: World) -> None:
+    """Neither another job nor the very same one: the store may have been away in between."""
+    same, other = world.accept(2)
+    world.claim(same, DEAD)
+    claims = [world.claim(job, DEAD, child=SUCCESSOR) for job in (same, other)]
+    assert world.recovery.give_back_claims(DEAD, child=CHILD) == []
+    assert world.waiting() == []
+    assert all(world.ledger.append(claim, 1, 2) for claim in claims)
+    assert world.recovery.give_back_claims(DEAD) == [same, other]  # when the worker leaves
 
 
 def test_a_death_with_a_full_queue_of_intact_messages_rings_for_nobody_else(world: World) -> None:

@@ -34,7 +34,7 @@ class RecordingRescue:
         if self.coordinator is not None:
             self.coordinator.forget(worker_id)
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
+    def give_back_claims(self, worker_id: str, *, child: int | None = None) -> list[str]:
         self.given_back.append(worker_id)
         return []
 

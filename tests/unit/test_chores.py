@@ -41,8 +41,8 @@ class World:
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         self._do(f"recover {worker_id}")
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
-        self._do(f"give back {worker_id}")
+    def give_back_claims(self, worker_id: str, *, child: int | None = None) -> list[str]:
+        self._do(f"give back {child} of {worker_id}")
         return []
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
@@ -91,21 +91,24 @@ def test_a_dead_childs_jobs_are_given_back_until_it_succeeds(
 ) -> None:
     """Nobody else does it: this worker lives on."""
     world.do()
-    world.chores.child_died()
-    world.fails = {"give back me": error}
+    world.chores.child_died(7)
+    world.fails = {"give back 7 of me": error}
     assert world.do() == []
+    world.chores.child_died(8)
+    assert world.do() == ["give back 8 of me"]
     world.fails = {}
-    assert world.do() == ["give back me"]
+    assert world.do() == ["give back 7 of me"]
     assert world.do() == []
-    assert len(world.unavailable) == isinstance(error, UnavailableError)
+    assert len(world.unavailable) == 2 * isinstance(error, UnavailableError)
 
 
 def test_a_chore_that_fails_keeps_none_of_the_others(world: World) -> None:
     """One worker that cannot be recovered must not cost the rest."""
     world.fails = {
-        what: UnavailableError("away") for what in ("give back me", "recover a", "reconcile online")
+        what: UnavailableError("away")
+        for what in ("give back 7 of me", "recover a", "reconcile online")
     }
-    world.chores.child_died()
+    world.chores.child_died(7)
     world.chores.worker_died("a", 3.0)
     world.chores.worker_died("b", 3.0)
     assert world.do() == [

@@ -78,6 +78,7 @@ class JobRecord:
     finished_ms: int | None
     segments_done: int
     segments: int
+    nonce: str = ""  #: of the newest claim
 
     @property
     def ended(self) -> bool:
@@ -100,4 +101,5 @@ class JobRecord:
             finished_ms=int(fields["finished_ms"]) if "finished_ms" in fields else None,
             segments_done=int(fields.get("segments_done", 0)),
             segments=int(fields.get("segments", 0)),
+            nonce=fields.get("nonce", ""),
         )

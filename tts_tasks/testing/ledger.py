@@ -249,6 +249,7 @@ class MemoryLedger:
             finished_ms=job["finished_ms"],
             segments_done=job["segments_done"],
             segments=job["segments"],
+            nonce=job["nonce"],
         )
 
     def now_ms(self) -> int:

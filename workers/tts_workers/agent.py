@@ -185,10 +185,10 @@ class Agent:
             return
         if not self._record.draining:
             logger.warning("the engine's process %d is gone", pid)
-        self._without_child()
+        self._without_child(pid)
 
-    def _without_child(self) -> None:
-        self._chores.child_died()
+    def _without_child(self, pid: int) -> None:
+        self._chores.child_died(pid)
         self._change(ready=False, job="")
 
     @property
@@ -374,7 +374,7 @@ class Agent:
         with contextlib.suppress(ProcessLookupError):
             self._kill(stuck.pid, signal.SIGKILL)
         # not waiting for its end: a process that hangs in a driver may not die for a long time
-        self._without_child()
+        self._without_child(stuck.pid)
 
     def _leadership_changed(self) -> None:
         self._publish_role()

@@ -27,8 +27,8 @@ class Rescue(Protocol):
         """Give back everything a dead worker held."""
         ...
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
-        """Release and ring for the jobs of this worker's dead child."""
+    def give_back_claims(self, worker_id: str, *, child: int | None = None) -> list[str]:
+        """Release and ring for the jobs of this worker's dead child (None: of all it ever had)."""
         ...
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
@@ -78,15 +78,15 @@ class Chores:
         self._on_epochs = on_epochs
         self._epochs_wanted = False
         self._next_reconcile_s = 0.0
-        self._child_died = False
+        self._dead_children: set[int] = set()  #: whose jobs are to be given back, by pid
         self._dead: dict[str, float] = {}  #: workers to recover, by their silence in seconds
         self._queues: tuple[str, ...] = ()
         self._working_on: Mapping[str, str] = {}
         self._due = threading.Event()
 
-    def child_died(self) -> None:
-        """Have the jobs of this worker's dead child given back."""
-        self._child_died = True
+    def child_died(self, pid: int) -> None:
+        """Have the jobs of this worker's dead child given back; not what its successor claims."""
+        self._dead_children.add(pid)
         self._due.set()
 
     def worker_died(self, worker_id: str, silent_s: float) -> None:
@@ -123,10 +123,9 @@ class Chores:
         if self._epochs_wanted:
             self._epochs_wanted = False  # where this fails, the next try to acquire asks again
             self._survive(lambda: self._on_epochs(self._rescue.highest_epoch()))
-        if self._child_died:
-            self._child_died = False
-            if not self._survive(partial(self._rescue.give_back_claims, self._worker_id)):
-                self._child_died = True
+        for pid in set(self._dead_children):
+            if self._survive(partial(self._rescue.give_back_claims, self._worker_id, child=pid)):
+                self._dead_children.discard(pid)
         recovered = False
         for worker, silent_s in list(self._dead.items()):
             self._dead.pop(worker, None)  # while it is dead, the next decision names it again

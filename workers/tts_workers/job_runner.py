@@ -35,6 +35,7 @@ from tts_tasks.storage import Ownership, Published, find_published, publish
 from tts_tasks.tasks import accept_online
 from tts_workers.endings import Endings, failure
 from tts_workers.engines.base import SpeakOptions, VoiceReference
+from tts_workers.link import nonce_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,7 +130,7 @@ class JobRunner:
         self, job_id: str, task_id: str, given: dict[str, Any] | None, loaded: LoadedEngine
     ) -> Claim | ClaimRefused:
         on_lane = keys.split_job_id(job_id)[0] == self._lane_key
-        nonce = secrets.token_hex(8)
+        nonce = nonce_prefix(self._link.pid) + secrets.token_hex(8)
 
         def claim() -> Claim | ClaimRefused:
             lease = self._lease.get(_NEWS_OF_LEADERSHIP_S) if on_lane else None

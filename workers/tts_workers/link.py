@@ -23,6 +23,11 @@ ENVIRONMENT_VARIABLE = "TTS_WORKER_LINK"
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
+def nonce_prefix(child: int) -> str:
+    """Return how the nonces of a child's claims begin, by its pid: its successor's do not."""
+    return f"{child}."
+
+
 class LinkListener(Protocol):
     """What the parent does with what it hears."""
 
@@ -120,6 +125,7 @@ class ChildLink:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(b"\0" + address.encode())
         self._on_message = on_message
+        self.pid = os.getpid()  #: by which the parent knows this child
         self._mutex = threading.Lock()
         threading.Thread(target=self._read, name="link-parent", daemon=True).start()
 

@@ -21,6 +21,7 @@ from tts_tasks.errors import UnavailableError
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_workers.endings import Endings
+from tts_workers.link import nonce_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -86,22 +87,30 @@ class Recovery:
             messages=len(restored),
         )
 
-    def give_back_claims(self, worker_id: str) -> list[str]:
+    def give_back_claims(self, worker_id: str, *, child: int | None = None) -> list[str]:
         """Release the jobs that a worker's dead child had claimed, and have them redone.
 
+        ``child``: its pid. What its successor has claimed meanwhile is left alone, however late
+        this is done. None: the worker leaves, and gives back everything.
         Their messages go to the head of the queue: who has waited longest is served first. Celery
         would put them at its end; it is slower to notice, and then finds nothing left to do.
         """
-        released = self._release_claims(worker_id)
+        released = self._release_claims(worker_id, child)
         task_ids = {_task_id(record) for record in released}
         restored = self._restore_messages(worker_id, only=task_ids) if released else set()
         self._ring(record for record in released if _task_id(record) not in restored)
         return [record.id for record in released]
 
-    def _release_claims(self, worker_id: str) -> list[JobRecord]:
+    def _release_claims(self, worker_id: str, child: int | None = None) -> list[JobRecord]:
         released: list[JobRecord] = []
         for job_id in self._ledger.claims_of(worker_id):
-            if self._ledger.release(job_id, worker_id, None, strike=True) is None:
+            attempt = None
+            if child is not None:
+                held = self._ledger.get(job_id)
+                if held is None or not held.nonce.startswith(nonce_prefix(child)):
+                    continue
+                attempt = held.attempt
+            if self._ledger.release(job_id, worker_id, attempt, strike=True) is None:
                 continue
             record = self._ledger.get(job_id)
             if record is None:
