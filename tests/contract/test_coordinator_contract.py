@@ -10,6 +10,7 @@ import pytest
 
 from tts_tasks import keys
 from tts_tasks.coordination.base import (
+    DRAINED_KEPT_S,
     Coordinator,
     EpochFloor,
     EpochsUnknownError,
@@ -231,8 +232,8 @@ def test_a_reserved_lane_is_for_its_successor_alone(store: Coordinator) -> None:
     assert store.acquire(LANE, "a", 30)
 
 
-def test_a_drained_worker_stays_so_until_it_is_told_or_forgotten(store: Coordinator) -> None:
-    """The order is about one worker, and goes with it."""
+def test_a_drained_worker_stays_so_until_it_is_told(store: Coordinator) -> None:
+    """The order is about one worker; to be taken for dead does not take it back."""
     store.drain(LANE, "a", "new driver")
     assert store.orders(LANE, "a") == Orders(drained=True)
     assert store.orders(LANE, "b") == Orders()
@@ -241,7 +242,17 @@ def test_a_drained_worker_stays_so_until_it_is_told_or_forgotten(store: Coordina
     assert store.orders(LANE, "a") == Orders()
     store.drain(LANE, "a", "again")
     store.forget("a")
-    assert store.orders(LANE, "a") == Orders()
+    assert store.orders(LANE, "a") == Orders(drained=True)
+
+
+def test_an_order_is_kept_for_a_day_after_the_workers_last_heartbeat(url: str) -> None:
+    """Workers that never come back leave nothing behind for ever."""
+    store, client, order = RedisCoordinator(url, timeout_s=2.0), connect(url), keys.drained("a")
+    store.drain(LANE, "a", "dust")
+    assert 0 < client.ttl(order) <= DRAINED_KEPT_S
+    client.expire(order, 60)
+    store.beat(record("a"), 30)
+    assert client.ttl(order) > 60
 
 
 def test_a_full_redis_does_not_keep_a_dead_workers_lease(url: str, server: redis.Redis) -> None:

@@ -421,6 +421,18 @@ def test_a_drained_worker_hands_over_and_serves_again_when_told(world: World) ->
     assert world.roles["a"].serving is False
 
 
+def test_a_drained_worker_that_was_taken_for_dead_comes_back_drained(world: World) -> None:
+    """An operator works on its machine: a pause of the process changes nothing about that."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    world.coordinator.drain("default.0", "b", "dust")
+    world.run(1, a, b)
+    world.run(5, a)
+    assert world.rescues["a"].recovered == ["b"]
+    world.run(1, a, b)
+    assert world.roles["b"].serving is False
+
+
 def test_a_store_that_lost_its_counter_gets_no_epoch_twice(world: World) -> None:
     """What survivors have seen, and what artifacts say, is the floor of the next epoch."""
     a, b = ready(world.agent("a")), ready(world.agent("b"))

@@ -82,6 +82,11 @@ class EpochFloor:
 ALL_KNOWN = EpochFloor(complete=True)
 
 
+#: So long after its worker's last heartbeat an order to take no work is kept, in seconds: a worker
+#: that was taken for dead may come back, and is still not to serve.
+DRAINED_KEPT_S = 24 * 3600
+
+
 @dataclass(frozen=True, slots=True)
 class Orders:
     """What operators have ordered."""
@@ -129,7 +134,10 @@ class Coordinator(Protocol):
         ...
 
     def drain(self, lane_key: str, worker_id: str, reason: str) -> None:
-        """Order that a worker takes no new work, until `undrain` or its end."""
+        """Order that a worker takes no new work, until `undrain` or its end.
+
+        It holds also when the worker was taken for dead, forgotten, and comes back.
+        """
         ...
 
     def undrain(self, lane_key: str, worker_id: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tts_tasks import keys
 from tts_tasks.coordination.base import (
     ALL_KNOWN,
+    DRAINED_KEPT_S,
     EpochFloor,
     EpochsUnknownError,
     Lease,
@@ -90,7 +91,7 @@ class RedisCoordinator:
     def drain(self, lane_key: str, worker_id: str, reason: str) -> None:
         """Order that a worker takes no new work."""
         with unavailable_is_clear(self._url):
-            self._client.set(keys.drained(worker_id), reason)
+            self._client.set(keys.drained(worker_id), reason, ex=DRAINED_KEPT_S)
             self._ring(lane_key)
 
     def undrain(self, lane_key: str, worker_id: str) -> bool:
@@ -111,6 +112,7 @@ class RedisCoordinator:
             pipe = self._client.pipeline(transaction=False)
             pipe.sadd(keys.WORKERS, record.id)
             pipe.set(keys.worker(record.id), record.to_json(), px=check_ttl(ttl_s))
+            pipe.expire(keys.drained(record.id), DRAINED_KEPT_S)
             pipe.execute()
 
     def workers(self) -> dict[str, WorkerRecord | None]:
@@ -133,7 +135,6 @@ class RedisCoordinator:
             pipe.srem(keys.WORKERS, worker_id)
             pipe.delete(keys.worker(worker_id))
             pipe.delete(keys.claims(worker_id))
-            pipe.delete(keys.drained(worker_id))
             return bool(pipe.execute()[0])
 
     # -- presence ---------------------------------------------------------------------------

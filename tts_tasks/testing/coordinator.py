@@ -161,7 +161,6 @@ class MemoryCoordinator:
         self.store.members.discard(worker_id)
         self.store.records.pop(worker_id, None)
         self.store.claims.pop(worker_id, None)
-        self.store.drained.pop(worker_id, None)
         return was_registered
 
     # -- presence -----------------------------------------------------------------------------
