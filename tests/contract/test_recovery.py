@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from tts_tasks.app import app
 from tts_tasks.coordination.base import WorkerRecord
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.doorbell import ring
+from tts_tasks.errors import StorageError
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import Claim, JobLedger, JobMeta
 from tts_tasks.redis_connection import connect
@@ -26,6 +28,7 @@ from tts_workers.recovery import Recovery, unacked_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import redis
 
@@ -260,6 +263,28 @@ def test_a_death_with_a_full_queue_of_intact_messages_rings_for_nobody_else(worl
     assert world.recovery.reconcile(QUEUE, {OTHER: ""}, at_once=True) == 0
     assert world.waiting() == [dead]
     assert world.seen("job.rung_again") == []
+
+
+def test_a_storage_that_keeps_a_lane_without_a_primary_is_told_of_once(
+    world: World, tmp_path: Path
+) -> None:
+    """The candidate asks it four times a second; after an answer, an outage is news again."""
+    root = tmp_path / "store"
+    settings = get_settings().model_copy(update={"storage_url": root.as_uri()})
+    stores = {"ledger": world.ledger, "coordinator": world.coordinator, "events": world.events}
+    recovery = Recovery(app, settings, **stores)  # type: ignore[arg-type]
+    assert recovery.highest_epoch() == 0
+    for _ in range(2):
+        shutil.rmtree(root, ignore_errors=True)
+        root.write_text("not a folder")
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                recovery.highest_epoch()
+        root.unlink()
+        assert recovery.highest_epoch() == 0
+    told = world.seen("lease.epochs_unknown")
+    assert [event["lane"] for event in told] == [settings.lane_key] * 2
+    assert str(root) in told[0]["reason"]
 
 
 # -- what nobody has heard of -------------------------------------------------------------------

@@ -617,7 +617,7 @@ MUTANTS = (
         "missing-report-is-not-written",
         "recovery",
         f"{_WORKERS}/chores.py",
-        "self._survive(self._rescue.complete_batches)",
+        'self._survive("reports", self._rescue.complete_batches)',
         "pass",
         SIMULATION,
     ),

@@ -27,6 +27,7 @@ class RecordingRescue:
     recovered: list[str] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)
     coordinator: MemoryCoordinator | None = None
+    fails: bool = False  #: the broker, or the storage, is away
     marked: int = 0  #: the highest epoch that the storage tells of
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
@@ -39,6 +40,8 @@ class RecordingRescue:
         return []
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
+        if self.fails:
+            raise UnavailableError("the broker is away")
         return 0
 
     def complete_batches(self) -> None:
@@ -431,6 +434,16 @@ def test_a_drained_worker_that_was_taken_for_dead_comes_back_drained(world: Worl
     assert world.rescues["a"].recovered == ["b"]
     world.run(1, a, b)
     assert world.roles["b"].serving is False
+
+
+def test_a_broker_that_is_away_is_no_failure_of_the_leases_store(world: World) -> None:
+    """No renewal has failed: nobody is to look for what is wrong with Redis."""
+    a = ready(world.agent("a"))
+    world.rescues["a"].fails = True
+    world.run(10, a)
+    assert world.primary() == "a"
+    assert world.events.named("lease.renewal_failed") == []
+    assert a.store_failures == 0
 
 
 def test_a_store_that_lost_its_counter_gets_no_epoch_twice(world: World) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import StorageError, UnavailableError
 from tts_tasks.testing import FakeClock
 from tts_workers.chores import Chores
 
@@ -21,14 +21,12 @@ class World:
         self.clock = FakeClock()
         self.fails: dict[str, Exception] = {}
         self.done: list[str] = []
-        self.unavailable: list[UnavailableError] = []
         self.epochs: list[int] = []
         self.chores = Chores(
             "me",
             self,
             clock=self.clock,
             reconcile_s=2.5,
-            on_unavailable=self.unavailable.append,
             on_epochs=self.epochs.append,
         )
         self.chores.saw({"me": ""}, ["online", "batch"])
@@ -85,7 +83,7 @@ def test_nothing_is_taken_for_lost_before_anybody_was_seen(world: World) -> None
     assert world.do() == []
 
 
-@pytest.mark.parametrize("error", [UnavailableError("away"), ValueError("odd")])
+@pytest.mark.parametrize("error", [UnavailableError("away"), StorageError("odd"), ValueError("?")])
 def test_a_dead_childs_jobs_are_given_back_until_it_succeeds(
     world: World, error: Exception
 ) -> None:
@@ -99,7 +97,22 @@ def test_a_dead_childs_jobs_are_given_back_until_it_succeeds(
     world.fails = {}
     assert world.do() == ["give back 7 of me"]
     assert world.do() == []
-    assert len(world.unavailable) == 2 * isinstance(error, UnavailableError)
+
+
+@pytest.mark.parametrize("error", [UnavailableError("S3 is away"), StorageError("no rights")])
+def test_a_failure_is_told_once_an_outage_with_its_reason(
+    world: World, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not at each try, of which there are four a second; and as no failure of anything else."""
+    world.do()
+    for _ in range(2):
+        for fails in ({"read epochs": error}, {}):
+            world.fails = fails
+            for _ in range(3):
+                world.chores.read_epochs()
+                world.do()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"epochs: {error}; it is tried again"] * 2
 
 
 def test_a_chore_that_fails_keeps_none_of_the_others(world: World) -> None:

@@ -24,7 +24,7 @@ from tts_tasks.coordination.base import (
     WorkerRecord,
     record_ttl_s,
 )
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import TTSError, UnavailableError
 from tts_workers.child_watch import ChildWatch, Stuck
 from tts_workers.chores import Chores, Rescue, survive
 from tts_workers.decision import (
@@ -96,7 +96,6 @@ class Agent:
             rescue,
             clock=clock,
             reconcile_s=settings.lost_message_grace_s / 2,
-            on_unavailable=self._note_store_failure,
             on_epochs=self._epochs_known,
         )
         self._mutex = threading.RLock()
@@ -237,7 +236,7 @@ class Agent:
         self._keeper.log()
         self._events.flush()
 
-    def _note_store_failure(self, error: UnavailableError) -> None:
+    def _note_store_failure(self, error: TTSError) -> None:
         self.store_failures += 1
         if self._store_answered:
             logger.warning("the store does not answer: %s", error)

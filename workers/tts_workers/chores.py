@@ -10,7 +10,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import TTSError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -44,12 +44,12 @@ class Rescue(Protocol):
         ...
 
 
-def survive(work: Callable[[], object], on_unavailable: Callable[[UnavailableError], None]) -> bool:
+def survive(work: Callable[[], object], on_failure: Callable[[TTSError], None]) -> bool:
     """Do something that may fail; a thread that others rely on must not end with it."""
     try:
         work()
-    except UnavailableError as error:
-        on_unavailable(error)
+    except TTSError as error:
+        on_failure(error)
     except Exception:
         logger.exception("this failed and will be done again")
     else:
@@ -67,14 +67,12 @@ class Chores:
         *,
         clock: Clock,
         reconcile_s: float,
-        on_unavailable: Callable[[UnavailableError], None],
         on_epochs: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._worker_id = worker_id
         self._rescue = rescue
         self._clock = clock
         self._reconcile_s = reconcile_s
-        self._on_unavailable = on_unavailable
         self._on_epochs = on_epochs
         self._epochs_wanted = False
         self._next_reconcile_s = 0.0
@@ -82,6 +80,7 @@ class Chores:
         self._dead: dict[str, float] = {}  #: workers to recover, by their silence in seconds
         self._queues: tuple[str, ...] = ()
         self._working_on: Mapping[str, str] = {}
+        self._failing: set[str] = set()  #: chores whose failure has been told
         self._due = threading.Event()
 
     def child_died(self, pid: int) -> None:
@@ -122,15 +121,16 @@ class Chores:
         """
         if self._epochs_wanted:
             self._epochs_wanted = False  # where this fails, the next try to acquire asks again
-            self._survive(lambda: self._on_epochs(self._rescue.highest_epoch()))
+            self._survive("epochs", lambda: self._on_epochs(self._rescue.highest_epoch()))
         for pid in set(self._dead_children):
-            if self._survive(partial(self._rescue.give_back_claims, self._worker_id, child=pid)):
+            give_back = partial(self._rescue.give_back_claims, self._worker_id, child=pid)
+            if self._survive("jobs of the dead child", give_back):
                 self._dead_children.discard(pid)
         recovered = False
         for worker, silent_s in list(self._dead.items()):
             self._dead.pop(worker, None)  # while it is dead, the next decision names it again
             recover = partial(self._rescue.recover, worker, silent_s=silent_s)
-            recovered = self._survive(recover) or recovered
+            recovered = self._survive(f"recovery of {worker}", recover) or recovered
         if recovered:
             # the dead may have taken messages with them that stand on nobody's list
             self._reconcile(at_once=True)
@@ -139,11 +139,21 @@ class Chores:
             return
         self._next_reconcile_s = now_s + self._reconcile_s
         self._reconcile(at_once=False)
-        self._survive(self._rescue.complete_batches)
+        self._survive("reports", self._rescue.complete_batches)
 
     def _reconcile(self, *, at_once: bool) -> None:
         for queue in self._queues:
-            self._survive(partial(self._rescue.reconcile, queue, self._working_on, at_once=at_once))
+            look = partial(self._rescue.reconcile, queue, self._working_on, at_once=at_once)
+            self._survive(f"lost messages of {queue}", look)
 
-    def _survive(self, chore: Callable[[], object]) -> bool:
-        return survive(chore, self._on_unavailable)
+    def _survive(self, what: str, chore: Callable[[], object]) -> bool:
+        done = survive(chore, partial(self._complain, what))
+        if done:
+            self._failing.discard(what)
+        return done
+
+    def _complain(self, what: str, error: TTSError) -> None:
+        """Log that a chore failed, once until it succeeds: it is tried again and again."""
+        if what not in self._failing:
+            self._failing.add(what)
+            logger.warning("%s: %s; it is tried again", what, error)

@@ -17,7 +17,7 @@ import redis
 from kombu.exceptions import OperationalError
 
 from tts_tasks.doorbell import ring
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import TTSError, UnavailableError
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_workers.endings import Endings
@@ -69,6 +69,7 @@ class Recovery:
         self._coordinator = coordinator
         self._events = events
         self._endings = Endings(settings, ledger, events)
+        self._epochs_unknown = False
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         """Give back everything a dead worker held, and strike it off the registry."""
@@ -156,8 +157,16 @@ class Recovery:
 
     def highest_epoch(self) -> int:
         """Return up to where the storage says that the lane's epochs are used."""
-        storage = open_storage(self._settings.storage_url)
-        return EpochMarks(storage, self._settings.lane_key).floor()
+        lane_key = self._settings.lane_key
+        try:
+            floor = EpochMarks(open_storage(self._settings.storage_url), lane_key).floor()
+        except TTSError as error:
+            if not self._epochs_unknown:  # once an outage: candidates ask again and again
+                self._events.emit("lease.epochs_unknown", lane=lane_key, reason=str(error))
+            self._epochs_unknown = True
+            raise
+        self._epochs_unknown = False
+        return floor
 
     def _ring(self, records: Iterable[JobRecord]) -> None:
         by_queue: dict[tuple[str, bool], list[JobRecord]] = defaultdict(list)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tts_tasks.app import app
 from tts_tasks.clock import Clock, boottime_s
 from tts_tasks.coordination.redis_store import RedisCoordinator
-from tts_tasks.errors import ConfigurationError, UnavailableError
+from tts_tasks.errors import ConfigurationError, TTSError
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import JobLedger
 from tts_tasks.redis_connection import connect
@@ -69,7 +69,6 @@ class StandaloneWatchdog:
             rescue,
             clock=clock,
             reconcile_s=settings.lost_message_grace_s / 2,
-            on_unavailable=self._note_store_failure,
         )
 
     def stop(self) -> None:
@@ -154,7 +153,7 @@ class StandaloneWatchdog:
                 reason=reason,
             )
 
-    def _note_store_failure(self, error: UnavailableError) -> None:
+    def _note_store_failure(self, error: TTSError) -> None:
         if self._store_answered:
             logger.warning("the store does not answer: %s", error)
         self._store_answered = False
