@@ -118,7 +118,7 @@ def _check_one_server(kind: str, url: str) -> None:
     except ValueError:  # its text may hold what stands before a slash in the password
         raise _wrong(kind, "the port is no number (a slash in a password is written %2F)") from None
     try:
-        read = parse_url(url)
+        read = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError as error:
         raise _wrong(kind, str(error)) from None
     if kind != "unix" and parts.path.strip("/") and "db" not in read:

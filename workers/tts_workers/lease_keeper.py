@@ -140,15 +140,14 @@ class LeaseKeeper:
 
     def remove(self, lease: Lease, reason: str) -> None:
         """Remove a lease from the store, ours or a dead worker's, and say so if it was there."""
-        if self._coordinator.remove(self._lane_key, lease):
-            self._events.note(
-                "lease.released" if lease.holder == self._worker_id else "lease.deposed",
-                lane=self._lane_key,
-                holder=lease.holder,
-                epoch=lease.epoch,
-                by=self._worker_id,
-                reason=reason,
-            )
+        remove_lease(
+            self._coordinator,
+            self._events,
+            self._lane_key,
+            lease,
+            by=self._worker_id,
+            reason=reason,
+        )
 
     def log(self) -> None:
         """Write to the log what has been done without I/O."""
@@ -176,3 +175,26 @@ class LeaseKeeper:
                 )
                 self._to_log.append(f"primary of lane {self._lane_key}, epoch {lease.epoch}")
             self._on_change()
+
+
+def remove_lease(
+    coordinator: Coordinator,
+    events: EventLog,
+    lane_key: str,
+    lease: Lease,
+    *,
+    by: str,
+    reason: str,
+) -> bool:
+    """Remove exactly this lease and take that down; False if it was there no more."""
+    if not coordinator.remove(lane_key, lease):
+        return False
+    events.note(
+        "lease.released" if lease.holder == by else "lease.deposed",
+        lane=lane_key,
+        holder=lease.holder,
+        epoch=lease.epoch,
+        by=by,
+        reason=reason,
+    )
+    return True
