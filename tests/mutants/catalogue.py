@@ -211,6 +211,22 @@ MUTANTS = (
         KEEPER,
     ),
     Mutant(
+        "late-renewal-brings-an-ended-belief-back",
+        "6",
+        f"{_WORKERS}/lease_keeper.py",
+        "if self._believes_in(lease) and self._believe(lease, asked_s):",
+        "if self._believe(lease, asked_s):",
+        KEEPER,
+    ),
+    Mutant(
+        "renewal-waits-for-the-reading-of-the-world",
+        "6",
+        f"{_WORKERS}/agent.py",
+        '"tts-renewal": partial(',
+        '"tts-renewal": lambda: None if self._keeper else partial(',
+        ("tests/simulation/test_simulation.py", "-k", "always_slow"),
+    ),
+    Mutant(
         "no-demotion-without-io",
         "6",
         f"{_WORKERS}/lease_keeper.py",

@@ -242,6 +242,11 @@ def test_the_deadline_ends_leadership_without_the_store_thread(leaving: bool) ->
                 released.wait(30)
             super().beat(record, ttl_s)
 
+        def renew(self, lane_key: str, lease: Lease, ttl_s: float) -> bool:
+            if self.armed:
+                released.wait(30)
+            return super().renew(lane_key, lease, ttl_s)
+
     store = Hanging(time.monotonic)  # type: ignore[arg-type]
     settings = Settings(heartbeat_s=0.1, request_timeout_s=0.02, lease_ttl_s=0.6)
 

@@ -1,9 +1,9 @@
 """The HA loop of a worker: reads the world, asks `decide`, carries the answer out.
 
 It runs in threads of the worker's parent process, never in Celery's event loop, which stands
-still while the broker does. Three threads: one that beats, reads and decides; one that does no
-I/O and ends a leadership whose deadline has passed (rule 6) and an engine that is stuck, whatever
-the first is waiting for; and one for the `Chores`.
+still while the broker does. Four threads: one that beats, reads and decides; one that renews in
+time, and one that does no I/O and ends a leadership whose deadline has passed (rule 6) and an
+engine that is stuck, whatever the first is waiting for; and one for the `Chores`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks.clock import Clock, boottime_s
@@ -116,15 +117,20 @@ class Agent:
         self._next_beat_s = 0.0
         self._store_answered = True
         self.store_failures = 0  #: requests that the store did not answer
-        self._threads = [
-            threading.Thread(target=self._run, name="tts-agent", daemon=True),
-            threading.Thread(target=self._guard, name="tts-deadline", daemon=True),
-            threading.Thread(
-                target=self._chores.run,
-                args=(self._stopping, self._observer.tick_s),
-                name="tts-chores",
-                daemon=True,
+        bodies: dict[str, Callable[[], None]] = {
+            "tts-agent": self._run,
+            "tts-renewal": partial(
+                self._keeper.keep,
+                self._stopping,
+                self._guarded,
+                retry_s=self._observer.tick_s,
+                on_failure=self._note_store_failure,
             ),
+            "tts-deadline": self._guard,
+            "tts-chores": partial(self._chores.run, self._stopping, self._observer.tick_s),
+        }
+        self._threads = [
+            threading.Thread(target=body, name=name, daemon=True) for name, body in bodies.items()
         ]
 
     # -- what the worker tells the agent ------------------------------------------------------
