@@ -96,6 +96,11 @@ class JobRunner:
         self._events = EventLog(client, kept=settings.events_kept)
         self._endings = Endings(settings, self._ledger, self._events)
 
+    @property
+    def events(self) -> EventLog:
+        """Where this process writes what happened; what waits there is for others to flush."""
+        return self._events
+
     def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
         """Run a job to its end; returns the artifact's record.
 
