@@ -20,7 +20,7 @@ from tts_tasks.errors import ConflictError, UnavailableError
 from tts_tasks.ledger import BatchBook, Claim, ClaimRefused, JobLedger, JobMeta, Refusal
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
-from tts_tasks.testing import MemoryBatches, MemoryCoordinator, MemoryLedger, MemoryStore
+from tts_tasks.testing import ALL_KNOWN, MemoryBatches, MemoryCoordinator, MemoryLedger, MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -309,7 +309,7 @@ def test_only_the_lease_holder_under_its_epoch_may_claim_online_work(
 ) -> None:
     """Neither no lease, nor an old epoch, nor the right epoch of another holder is enough."""
     ledger = stores.ledger
-    lease = stores.coordinator.acquire("default.0", "w1", 30)
+    lease = stores.coordinator.acquire("default.0", "w1", 30, ALL_KNOWN)
     assert lease is not None
     for believed in (None, Lease(lease.epoch - 1, "w1"), Lease(lease.epoch, "w2")):
         answer = ledger.claim(online_job, "w1", believed, max_strikes=3, nonce="n")

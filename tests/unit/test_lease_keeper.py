@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pytest
 
-from tts_tasks.coordination.base import EpochsUnknownError
+from tts_tasks.errors import EpochsUnknownError
 from tts_tasks.settings import Settings
-from tts_tasks.testing import FakeClock, MemoryCoordinator, MemoryStore
+from tts_tasks.testing import ALL_KNOWN, FakeClock, MemoryCoordinator, MemoryStore
 from tts_workers.lease_keeper import LeaseKeeper
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def test_a_new_epoch_is_greater_than_any_that_was_seen(world: World) -> None:
 def test_what_the_storage_said_is_not_all_once_somebody_has_led(world: World) -> None:
     """A standby must ask again when the counter is lost after another worker's leadership."""
     world.keeper.saw(1000, is_all=True)
-    other = world.coordinator.acquire(LANE, "other", 30)
+    other = world.coordinator.acquire(LANE, "other", 30, ALL_KNOWN)
     assert other is not None
     world.keeper.saw_lease(other)
     world.store.lose_data()

@@ -14,11 +14,12 @@ from tests.receiver import Receiver, receiver
 from tests.waiting import eventually
 from tts_tasks import keys
 from tts_tasks.coordination.base import Lease
+from tts_tasks.errors import DeliveryError
 from tts_tasks.events import EventLog
 from tts_tasks.settings import Settings, signing_keys
 from tts_tasks.testing import FakeClock
 from tts_workers.notice_courier import Courier, Retries
-from tts_workers.notice_targets import DeliveryError, Notice, Webhook, signatures
+from tts_workers.notice_targets import Notice, Webhook, signatures
 from tts_workers.notices import Ending, Notices, RedisMemory
 
 if TYPE_CHECKING:

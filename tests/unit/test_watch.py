@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tts_tasks.coordination.base import ALL_KNOWN, Lease, WorkerRecord
+from tts_tasks.coordination.base import Lease, WorkerRecord
 from tts_tasks.settings import Settings
-from tts_tasks.testing import FakeClock, MemoryCoordinator
+from tts_tasks.testing import ALL_KNOWN, FakeClock, MemoryCoordinator
 from tts_workers.watch import StandaloneWatchdog
 
 if TYPE_CHECKING:

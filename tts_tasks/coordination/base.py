@@ -6,8 +6,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from tts_tasks.errors import TTSError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -66,20 +64,12 @@ class WorkerRecord:
         return cls(**known)
 
 
-class EpochsUnknownError(TTSError):
-    """The store has no counter of a lane's epochs; the candidate is to learn what has been used."""
-
-
 @dataclass(frozen=True, slots=True)
 class EpochFloor:
     """What a candidate knows of the epochs that have been used."""
 
     epoch: int = 0  #: no epoch up to this one may be given out again
     complete: bool = False  #: it knows of every epoch that anything was published under
-
-
-#: For a candidate of whom nothing was published before, such as a test's.
-ALL_KNOWN = EpochFloor(complete=True)
 
 
 #: So long after its worker's last heartbeat an order to take no work is kept, in seconds: a worker
@@ -98,9 +88,7 @@ class Orders:
 class Coordinator(Protocol):
     """Lease and registry in one store. Every call may raise `UnavailableError`."""
 
-    def acquire(
-        self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor = ALL_KNOWN
-    ) -> Lease | None:
+    def acquire(self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor) -> Lease | None:
         """Take a free lane under a new epoch; None if somebody has it or is to have it.
 
         The epoch is greater than every earlier one that the store knows, and than the ``floor``.

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from tts_tasks import keys
 from tts_tasks.coordination.base import (
-    ALL_KNOWN,
     DRAINED_KEPT_S,
     EpochFloor,
-    EpochsUnknownError,
     Lease,
     Orders,
     WorkerRecord,
     check_ttl,
 )
 from tts_tasks.coordination.redis_presence import Presence, server_run
+from tts_tasks.errors import EpochsUnknownError
 from tts_tasks.redis_connection import (
     RedisClient,
     Scripts,
@@ -40,9 +39,7 @@ class RedisCoordinator:
 
     # -- the lease --------------------------------------------------------------------------
 
-    def acquire(
-        self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor = ALL_KNOWN
-    ) -> Lease | None:
+    def acquire(self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor) -> Lease | None:
         """Take a free lane (``SET NX PX`` and a new epoch in one script)."""
         ttl_ms = check_ttl(ttl_s)
         lane = [keys.lease(lane_key), keys.epoch(lane_key), keys.successor(lane_key)]

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from tts_tasks.clock import Clock, boottime_s
 from tts_tasks.coordination.base import (
-    EpochsUnknownError,
     Lease,
     Orders,
     WorkerRecord,
     record_ttl_s,
 )
-from tts_tasks.errors import TTSError, UnavailableError
+from tts_tasks.errors import EpochsUnknownError, TTSError, UnavailableError
 from tts_workers.child_watch import ChildWatch, Stuck
 from tts_workers.chores import Chores, Rescue, survive
 from tts_workers.decision import (
