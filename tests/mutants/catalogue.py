@@ -552,9 +552,9 @@ MUTANTS = (
     Mutant(
         "recovery-turns-messages-round",
         "recovery",
-        f"{_WORKERS}/recovery.py",
-        "in reversed(held.items()):",
-        "in held.items():",
+        f"{_WORKERS}/held_messages.py",
+        "in reversed(tags):",
+        "in tags:",
         RECOVERY,
     ),
     Mutant(

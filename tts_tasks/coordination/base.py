@@ -51,6 +51,11 @@ class WorkerRecord:
     epoch: int = 0  #: the highest epoch of its lane that it has seen
     started_at: str = ""
 
+    @property
+    def lane_key(self) -> str:
+        """``pool.lane``: the name of its lane."""
+        return f"{self.pool}.{self.lane}"
+
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)

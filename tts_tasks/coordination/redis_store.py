@@ -180,7 +180,7 @@ class RedisCoordinator:
         found: dict[str, tuple[dict[str, Any], dict[str, tuple[str, int]]]] = {}
         for id_, record in workers.items():
             if record is not None and record.presence:
-                server = server_of(self._client, keys.bell(f"{record.pool}.{record.lane}"))
+                server = server_of(self._client, keys.bell(record.lane_key))
                 _, expected = found.setdefault(str(server), (server, {}))
                 run, _, connection = record.presence.partition("/")
                 expected[id_] = (run, int(connection))

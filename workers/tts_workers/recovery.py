@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import redis
 from kombu.exceptions import OperationalError
@@ -21,6 +21,7 @@ from tts_tasks.errors import TTSError, UnavailableError
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_workers.endings import Endings
+from tts_workers.held_messages import held_by, put_back
 from tts_workers.link import nonce_prefix
 
 if TYPE_CHECKING:
@@ -184,7 +185,6 @@ class Recovery:
         the task ids of those that were put back.
         """
         options = dict(self._app.conf.broker_transport_options or {}) | unacked_keys(worker_id)
-        restored: set[str] = set()
         try:
             with (
                 contextlib.closing(self._app.connection_for_write()) as template,
@@ -192,28 +192,21 @@ class Recovery:
                 contextlib.closing(connection.channel()) as channel,
                 channel.conn_or_acquire() as client,
             ):
-                held: dict[Any, Any] = client.hgetall(channel.unacked_key)
-                # newest first: each goes to the very head, so the oldest ends up in front
-                for tag, entry in reversed(held.items()):
-                    task_id = _task_id_of_message(entry)
-                    if not only or task_id in only:
-                        channel.qos.restore_by_tag(_text(tag), client=client)
-                        restored.add(task_id)
+                held = held_by(channel, client)
+                task_ids = {tag: _task_id_of_message(entry) for tag, entry in held.items()}
+                tags = [tag for tag, task_id in task_ids.items() if not only or task_id in only]
+                put_back(channel, client, tags)
                 if not only:
                     client.delete(channel.unacked_index_key)
         except (redis.RedisError, OperationalError, OSError) as error:
             raise UnavailableError(
                 f"messages of {worker_id} not given back yet: {error}"
             ) from error
-        return restored
+        return {task_ids[tag] for tag in tags}
 
 
 def _task_id(record: JobRecord) -> str:
     return record.meta.task_id or record.id
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _task_id_of_message(entry: bytes | str) -> str:
