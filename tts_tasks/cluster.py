@@ -50,7 +50,7 @@ def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
             primaries[route.lane_key] = lease.holder
     ages_s = _ages_s(client, records, settings)
     workers = [
-        _worker(record, primaries.get(f"{record.pool}.{record.lane}"), ages_s[id_])
+        _worker(record, primaries.get(record.lane_key), ages_s[id_])
         for id_, record in records.items()
     ]
     return {"lanes": lanes, "workers": workers, "queues": _queue_lengths(routes, settings)}

@@ -37,7 +37,9 @@ def ring(
             if last:
                 url = without_password(app.conf.broker_url)
                 raise UnavailableError(
-                    f"the broker at {url} cannot be reached ({error})"
+                    f"the broker at {url} cannot be reached ({error}): what was accepted stays "
+                    "accepted, and workers ring for it when the broker is back. Check "
+                    "TTS_BROKER_URL (or TTS_REDIS_URL), then repeat what was not completed"
                 ) from error
         else:
             break

@@ -16,6 +16,8 @@
     ├── JobCancelledError         somebody cancelled it
     ├── StaleAttemptError         a newer attempt has the job, the effect was refused
     ├── StorageError              the artifact store refused or failed
+    ├── EpochsUnknownError        a lane cannot be led before it is known which epochs were used
+    ├── DeliveryError             a notice did not get through to an operator
     └── EngineError               the engine failed; another attempt may succeed
         ├── EngineLoadError       it never became ready
         ├── EngineCrashedError    its process died while speaking
@@ -120,6 +122,28 @@ class StaleAttemptError(TTSError):
 
 class StorageError(TTSError):
     """The artifact store refused or failed."""
+
+
+class EpochsUnknownError(TTSError):
+    """The store has no counter of a lane's epochs; the candidate is to learn what has been used."""
+
+    def __init__(self, lane_key: str) -> None:
+        super().__init__(lane_key)
+        self.lane_key = lane_key
+
+    def __str__(self) -> str:
+        return (
+            f"the store has no counter of lane {self.lane_key}'s epochs: ask the storage which "
+            "were used, and then again"
+        )
+
+
+class DeliveryError(TTSError):
+    """One try to deliver a notice failed; with ``final`` no further one will fare better."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 class EngineError(TTSError):

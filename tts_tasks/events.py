@@ -83,6 +83,11 @@ class EventLog:
         finally:
             self._writing.release()
 
+    def close(self) -> None:
+        """Try once more to write what waits, though the store may just not have answered."""
+        self._retry_at_s = 0.0
+        self.flush()
+
     def _write(self, event: str, fields: dict[str, Any]) -> None:
         late_s = self._clock() - fields["at_s"]
         if late_s > _LATE_S:

@@ -80,7 +80,7 @@ def drain(worker: str, *, reason: str, settings: Settings | None = None) -> dict
     settings = settings or get_settings()
     coordinator = coordinator_of(settings.redis_url)
     record = _find(_members(coordinator), worker)
-    coordinator.drain(_lane_key(record), record.id, reason)
+    coordinator.drain(record.lane_key, record.id, reason)
     _log(settings).emit("worker.drained", worker=record.id, reason=reason)
     return {"worker": record.id, "draining": True, "reason": reason}
 
@@ -90,7 +90,7 @@ def undrain(worker: str, *, settings: Settings | None = None) -> dict[str, Any]:
     settings = settings or get_settings()
     coordinator = coordinator_of(settings.redis_url)
     record = _find(_members(coordinator), worker)
-    if coordinator.undrain(_lane_key(record), record.id):
+    if coordinator.undrain(record.lane_key, record.id):
         _log(settings).emit("worker.undrained", worker=record.id)
     return {"worker": record.id, "draining": False, "reason": ""}
 
@@ -99,15 +99,11 @@ def _log(settings: Settings) -> EventLog:
     return EventLog(shared_client(settings.redis_url), kept=settings.events_kept)
 
 
-def _lane_key(record: WorkerRecord) -> str:
-    return f"{record.pool}.{record.lane}"
-
-
 def _members(coordinator: Coordinator, lane_key: str | None = None) -> dict[str, WorkerRecord]:
     members = {
         id_: record
         for id_, record in coordinator.workers().items()
-        if record is not None and lane_key in (None, _lane_key(record))
+        if record is not None and lane_key in (None, record.lane_key)
     }
     if not members:
         where = f"on lane {lane_key}" if lane_key else "in this cluster"

@@ -17,7 +17,7 @@ from redis.retry import Retry
 from tts_tasks import keys
 from tts_tasks.errors import ConfigurationError, UnavailableError
 from tts_tasks.redis_topology import Cluster, node_serving, one_server, sentinel_master
-from tts_tasks.redis_url import LOOKS, beyond_one_server, parse_redis_url
+from tts_tasks.redis_url import beyond_one_server, parse_redis_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ _REFUSALS = (
 _REFUSAL_WORDS = re.compile(r"(?:^|caused error: )(?:MISCONF|NOREPLICAS|UNBLOCKED|BUSY)\b")
 
 #: Not by parsing: a URL too broken to parse must not show its password either.
-_USER_INFO = re.compile(r"(://)[^/?#]*@")
+_USER_INFO = re.compile(r"(://)[^?#;\s]*@")
 _PASSWORD_PARAMETER = re.compile(r"([?&](?:\w*_)?password=)[^&#]*")
 
 
@@ -70,10 +70,6 @@ def connect(
     except ConfigurationError as error:
         shown = without_password(url).partition("?")[0]  # whatever the parameter should have been
         raise ConfigurationError(f"TTS_REDIS_URL {shown!r}: {error}") from None
-    except ValueError as error:
-        raise ConfigurationError(
-            f"TTS_REDIS_URL {without_password(url)!r}: {error}; it looks like {LOOKS}"
-        ) from None
     if beyond.kind == "sentinel":
         return sentinel_master(beyond, timeout_s=timeout_s, retry=retry, **options)
     if node_of:

@@ -1,4 +1,4 @@
-"""The forms of ``TTS_REDIS_URL`` and ``TTS_BROKER_URL`` beyond one server.
+"""The forms of ``TTS_REDIS_URL`` and ``TTS_BROKER_URL``: one server, and beyond.
 
 One setting names everything: ``sentinel://:password@host:26379,host:26379/name/0`` is the master
 that Sentinels call ``name``, ``cluster://:password@host:6379,host:6379`` a Redis Cluster. Other
@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from redis.connection import parse_url
 
 from tts_tasks.errors import ConfigurationError
 
@@ -75,13 +77,15 @@ def is_cluster(url: str) -> bool:
 
 
 def parse_redis_url(url: str) -> RedisUrl | None:
-    """Read a Sentinel or cluster URL; None for any other, which redis-py reads.
+    """Read a Sentinel or cluster URL; None for any other, if redis-py can read it, or if empty.
 
     Raises `ConfigurationError`; its text holds no password.
     """
-    if not beyond_one_server(url):
-        return None
     kind = scheme_of(url)
+    if not beyond_one_server(url):
+        if url:
+            _check_one_server(kind, url)
+        return None
     rest, _, query = url.partition("://")[2].partition("?")
     if ";" in rest or "://" in rest:
         raise _wrong(kind, "the hosts stand in one URL, separated by commas")
@@ -103,6 +107,22 @@ def parse_redis_url(url: str) -> RedisUrl | None:
         sentinel_username=parameters.get("sentinel_username"),
         sentinel_password=parameters.get("sentinel_password"),
     )
+
+
+def _check_one_server(kind: str, url: str) -> None:
+    if kind not in SINGLE_SCHEMES:
+        raise _wrong(kind, "there is no such scheme")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its text may hold what stands before a slash in the password
+        raise _wrong(kind, "the port is no number (a slash in a password is written %2F)") from None
+    try:
+        read = parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise _wrong(kind, str(error)) from None
+    if kind != "unix" and parts.path.strip("/") and "db" not in read:
+        raise _wrong(kind, f"{parts.path[1:]!r} is not the number of a database")
 
 
 def _host(kind: str, text: str) -> tuple[str, int]:
@@ -141,8 +161,8 @@ def _parameters(kind: str, query: str) -> Mapping[str, str]:
 
 
 def _wrong(kind: str, what: str) -> ConfigurationError:
-    looks = SENTINEL_LOOKS if kind == "sentinel" else CLUSTER_LOOKS
-    return ConfigurationError(f"{what}; it looks like {looks}")
+    looks = {"sentinel": SENTINEL_LOOKS, "cluster": CLUSTER_LOOKS}
+    return ConfigurationError(f"{what}; it looks like {looks.get(kind, LOOKS)}")
 
 
 def _given(**options: str | None) -> dict[str, str]:

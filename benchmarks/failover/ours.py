@@ -64,6 +64,7 @@ class Cluster:
                 "TTS_ENGINE": "paced",
                 "TTS_PACED_COST": COST,
                 "TTS_PACED_FAULTS": f"hang@text:{HANG}&once:{mark}",
+                "TTS_FIRST_STEP_S": "3",  # a hang may be the first thing that a new child does
             }
             worker = WorkerProcess(name, "tts_tasks", self.directory, environment)
             self._stack.callback(worker.end)

@@ -141,6 +141,7 @@ class World:
             "TTS_ENGINE": "paced",
             "TTS_PACED_COST": PACED_COST,
             "TTS_PACED_FAULTS": f"hang@text:{HANG_MARK}&once:{self.hang_marker}",
+            "TTS_FIRST_STEP_S": "3",  # a hang may be the first thing that a new child does
         }
         process = launch(
             [*self.network.command(name), *celery],

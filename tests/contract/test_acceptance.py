@@ -11,6 +11,8 @@ from kombu.exceptions import OperationalError
 from tts_tasks import client, keys, synthesize
 from tts_tasks.ledger import JobLedger
 from tts_tasks.requests import SpeechRequest
+from tts_tasks.routing import route_of
+from tts_tasks.settings import get_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,16 @@ def test_no_online_job_is_rung_before_it_is_in_the_ledger(
     """The same for `delay`."""
     task = synthesize.delay("你好")
     assert states_when_rung == [(task.id, "accepted")]
+
+
+@pytest.mark.parametrize("count", [1, 501])
+def test_no_waiting_job_looks_lost(redis_url: str, count: int) -> None:
+    """Each message carries the time of its job's entry in the index of open ones."""
+    client.submit_batch([{"id": str(n), "text": "你好"} for n in range(count)], id="b1")
+    synthesize.delay("你好")
+    ledger = JobLedger(redis_url)
+    for queue in route_of(get_settings()).queues:
+        assert ledger.unheard(queue, grace_s=0, limit=10) == []
 
 
 def test_a_job_is_accepted_though_the_broker_is_away(

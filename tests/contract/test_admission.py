@@ -21,7 +21,7 @@ from tts_tasks.ledger import Claim, ClaimRefused, JobLedger, JobMeta, LaneLoad, 
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
-from tts_tasks.testing import FakeClock, MemoryCoordinator, MemoryLedger, MemoryStore
+from tts_tasks.testing import ALL_KNOWN, FakeClock, MemoryCoordinator, MemoryLedger, MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ class Store:
     open_jobs: Callable[[], set[str]]
 
     def lead(self, lane_key: str = LANE, worker: str = "w1") -> Lease:
-        lease = self.coordinator.acquire(lane_key, worker, 600)
+        lease = self.coordinator.acquire(lane_key, worker, 600, ALL_KNOWN)
         assert lease is not None
         return lease
 

@@ -10,17 +10,17 @@ import pytest
 
 from tts_tasks import keys
 from tts_tasks.coordination.base import (
+    DRAINED_KEPT_S,
     Coordinator,
     EpochFloor,
-    EpochsUnknownError,
     Lease,
     Orders,
     WorkerRecord,
 )
 from tts_tasks.coordination.redis_store import RedisCoordinator
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import EpochsUnknownError, UnavailableError
 from tts_tasks.redis_connection import connect
-from tts_tasks.testing import MemoryCoordinator
+from tts_tasks.testing import ALL_KNOWN, MemoryCoordinator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,17 +63,17 @@ def record(worker: str, beat: int = 1) -> WorkerRecord:
 
 def test_a_lane_is_taken_once(store: Coordinator) -> None:
     """While somebody has the lane, nobody else gets it."""
-    mine = store.acquire(LANE, "a", 30)
+    mine = store.acquire(LANE, "a", 30, ALL_KNOWN)
     assert mine == store.read(LANE)
-    assert store.acquire(LANE, "b", 30) is None
-    assert store.acquire(LANE, "a", 30) is None
+    assert store.acquire(LANE, "b", 30, ALL_KNOWN) is None
+    assert store.acquire(LANE, "a", 30, ALL_KNOWN) is None
 
 
 def test_every_new_leadership_has_a_greater_epoch(store: Coordinator) -> None:
     """The epoch grows with each acquisition, also by the same holder."""
     epochs = []
     for holder in ("a", "b", "b"):
-        lease = store.acquire(LANE, holder, 30)
+        lease = store.acquire(LANE, holder, 30, ALL_KNOWN)
         assert lease is not None
         epochs.append(lease.epoch)
         assert store.remove(LANE, lease)
@@ -82,7 +82,7 @@ def test_every_new_leadership_has_a_greater_epoch(store: Coordinator) -> None:
 
 def test_only_the_exact_pair_renews_and_removes(store: Coordinator) -> None:
     """Neither the same holder under an old epoch nor another holder under this one may act."""
-    lease = store.acquire(LANE, "a", 30)
+    lease = store.acquire(LANE, "a", 30, ALL_KNOWN)
     assert lease is not None
     for stale in (
         Lease(lease.epoch - 1, "a"),
@@ -97,7 +97,7 @@ def test_only_the_exact_pair_renews_and_removes(store: Coordinator) -> None:
 
 def test_a_renewal_does_not_revive_a_removed_lease(store: Coordinator) -> None:
     """Once it is gone it stays gone."""
-    lease = store.acquire(LANE, "a", 30)
+    lease = store.acquire(LANE, "a", 30, ALL_KNOWN)
     assert lease is not None
     store.remove(LANE, lease)
     assert not store.renew(LANE, lease, 30)
@@ -108,13 +108,13 @@ def test_a_renewal_does_not_revive_a_removed_lease(store: Coordinator) -> None:
 def test_a_lease_that_would_never_lapse_is_refused(store: Coordinator, ttl_s: float) -> None:
     """A TTL of zero or less is an error, not an eternal lease."""
     with pytest.raises(ValueError, match="TTL"):
-        store.acquire(LANE, "a", ttl_s)
+        store.acquire(LANE, "a", ttl_s, ALL_KNOWN)
 
 
 def test_of_many_racing_candidates_one_wins(store: Coordinator) -> None:
     """Twenty at once, one lease."""
     with ThreadPoolExecutor(20) as pool:
-        leases = list(pool.map(lambda n: store.acquire(LANE, f"w{n}", 30), range(20)))
+        leases = list(pool.map(lambda n: store.acquire(LANE, f"w{n}", 30, ALL_KNOWN), range(20)))
     assert sum(lease is not None for lease in leases) == 1
 
 
@@ -133,10 +133,10 @@ def test_a_lease_in_redis_lapses_by_its_ttl(
 ) -> None:
     """The key's TTL is the backstop when nobody is left to depose."""
     store = RedisCoordinator(url, timeout_s=2.0)
-    store.acquire(LANE, "a", 30)
+    store.acquire(LANE, "a", 30, ALL_KNOWN)
     assert 25_000 < server.pttl(keys.lease(LANE)) <= 30_000
     server.pexpire(keys.lease(LANE), 1)
-    eventually(lambda: store.acquire(LANE, "b", 30), what="the lease lapsed")
+    eventually(lambda: store.acquire(LANE, "b", 30, ALL_KNOWN), what="the lease lapsed")
 
 
 def test_a_worker_whose_record_expired_stays_registered(
@@ -194,7 +194,7 @@ def test_the_bell_rings_for_every_removal_and_order(
     eventually(worker.presence)
     eventually(lambda: len(rings) == 1, what="it is told of its own presence")
     for action in (
-        lambda: other.remove(LANE, other.acquire(LANE, "a", 30) or Lease(0, "nobody")),
+        lambda: other.remove(LANE, other.acquire(LANE, "a", 30, ALL_KNOWN) or Lease(0, "nobody")),
         lambda: other.drain(LANE, "a", "why"),
         lambda: other.undrain(LANE, "a"),
         lambda: other.reserve(LANE, "a", 1.0),
@@ -203,7 +203,7 @@ def test_the_bell_rings_for_every_removal_and_order(
         action()
         eventually(lambda before=before: len(rings) > before)
     before = len(rings)
-    other.remove("other.0", other.acquire("other.0", "a", 30) or Lease(0, "nobody"))
+    other.remove("other.0", other.acquire("other.0", "a", 30, ALL_KNOWN) or Lease(0, "nobody"))
     other.remove(LANE, Lease(99, "never was"))
     assert len(rings) == before
     worker.close()
@@ -223,16 +223,16 @@ def test_a_reserved_lane_is_for_its_successor_alone(store: Coordinator) -> None:
     """Nobody slips in between the old primary and the ordered one."""
     store.reserve(LANE, "b", 30)
     assert store.orders(LANE, "a") == Orders(successor="b")
-    assert store.acquire(LANE, "a", 30) is None
-    lease = store.acquire(LANE, "b", 30)
+    assert store.acquire(LANE, "a", 30, ALL_KNOWN) is None
+    lease = store.acquire(LANE, "b", 30, ALL_KNOWN)
     assert lease is not None
     assert store.orders(LANE, "a") == Orders()
     store.remove(LANE, lease)
-    assert store.acquire(LANE, "a", 30)
+    assert store.acquire(LANE, "a", 30, ALL_KNOWN)
 
 
-def test_a_drained_worker_stays_so_until_it_is_told_or_forgotten(store: Coordinator) -> None:
-    """The order is about one worker, and goes with it."""
+def test_a_drained_worker_stays_so_until_it_is_told(store: Coordinator) -> None:
+    """The order is about one worker; to be taken for dead does not take it back."""
     store.drain(LANE, "a", "new driver")
     assert store.orders(LANE, "a") == Orders(drained=True)
     assert store.orders(LANE, "b") == Orders()
@@ -241,13 +241,23 @@ def test_a_drained_worker_stays_so_until_it_is_told_or_forgotten(store: Coordina
     assert store.orders(LANE, "a") == Orders()
     store.drain(LANE, "a", "again")
     store.forget("a")
-    assert store.orders(LANE, "a") == Orders()
+    assert store.orders(LANE, "a") == Orders(drained=True)
+
+
+def test_an_order_is_kept_for_a_day_after_the_workers_last_heartbeat(url: str) -> None:
+    """Workers that never come back leave nothing behind for ever."""
+    store, client, order = RedisCoordinator(url, timeout_s=2.0), connect(url), keys.drained("a")
+    store.drain(LANE, "a", "dust")
+    assert 0 < client.ttl(order) <= DRAINED_KEPT_S
+    client.expire(order, 60)
+    store.beat(record("a"), 30)
+    assert client.ttl(order) > 60
 
 
 def test_a_full_redis_does_not_keep_a_dead_workers_lease(url: str, server: redis.Redis) -> None:
     """Removal takes no memory: a deposition goes through where nothing else can be written."""
     store = RedisCoordinator(url, timeout_s=2.0)
-    lease = store.acquire(LANE, "a", 30)
+    lease = store.acquire(LANE, "a", 30, ALL_KNOWN)
     assert lease is not None
     server.config_set("maxmemory", 1)
     try:

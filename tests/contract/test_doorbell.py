@@ -56,5 +56,5 @@ def test_a_connection_that_died_in_the_pool_costs_no_ring(
 def test_a_broker_that_is_not_there_is_said_clearly(client_app: Celery, proxy: TcpProxy) -> None:
     """The job is in the ledger; the caller learns that the ring is not out."""
     proxy.close()
-    with pytest.raises(UnavailableError, match="the broker at redis://"):
+    with pytest.raises(UnavailableError, match=r"the broker at redis:.*accepted.*_BROKER_URL"):
         ring(client_app, QUEUE, ["b:1"], rung_ms=0, wants_result=False)

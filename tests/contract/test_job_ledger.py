@@ -31,6 +31,7 @@ from tts_tasks.ledger.records import EVIDENCE_BYTES
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.testing import (
+    ALL_KNOWN,
     MemoryBatches,
     MemoryCoordinator,
     MemoryLedger,
@@ -63,6 +64,7 @@ class Stores:
     coordinator: Coordinator
     age: Callable[[str, str, float], object]  #: make a job's last ring older: queue, id, seconds
     ring: Callable[[str, str, float], object]  #: put a message into a queue, rung so long ago
+    ring_at: Callable[[str, str, int | None], object]  #: the same, rung at Redis's time in ms
     hear: Callable[[str], object]  #: take the next message out of a queue
     lose_data: Callable[[], object]
     let_pass: Callable[[str, float], object]  #: make it longer ago that a job was given back
@@ -72,8 +74,8 @@ def in_redis(url: str, broker_url: str) -> Stores:
     client, broker = connect(url), connect(broker_url)
     ledger = JobLedger(url, broker_url=broker_url)
 
-    def ring(queue: str, _: str, ago_s: float) -> None:
-        headers = {"rung_ms": ledger.now_ms() - ago_s * 1000}
+    def ring_at(queue: str, _: str, rung_ms: float | None) -> None:
+        headers = {} if rung_ms is None else {"rung_ms": rung_ms}
         broker.lpush(queue, json.dumps({"body": "", "headers": headers}))
 
     return Stores(
@@ -82,7 +84,8 @@ def in_redis(url: str, broker_url: str) -> Stores:
         SegmentLog(url),
         RedisCoordinator(url, timeout_s=2.0),
         age=lambda queue, job, by_s: client.zincrby(keys.open_jobs(queue), -by_s * 1000, job),
-        ring=ring,
+        ring=lambda queue, job, ago_s: ring_at(queue, job, ledger.now_ms() - ago_s * 1000),
+        ring_at=ring_at,
         hear=broker.rpop,
         lose_data=client.flushall,
         let_pass=lambda job, by_s: client.hincrby(keys.job(job), "released_ms", int(-by_s * 1000)),
@@ -105,6 +108,7 @@ def in_memory() -> Stores:
         MemoryCoordinator(store=store),
         age=age,
         ring=lambda queue, job, s: store.queues[queue].append((job, store.now_ms() - s * 1000)),
+        ring_at=lambda queue, job, ms: store.queues[queue].append((job, ms or 0)),
         hear=lambda queue: store.queues[queue].pop(0),
         lose_data=store.lose_data,
         let_pass=let_pass,
@@ -145,8 +149,8 @@ def append(log: Log, claim: Claim, number: int, segments: int) -> bool:
     return log.append(claim, segment, "plan", {"after": number}, 60)
 
 
-def accept_lines(ledger: Ledger, *lines: int) -> list[str]:
-    jobs = [
+def lines_of_a_batch(*lines: int) -> list[tuple[str, SpeechRequest, JobMeta]]:
+    return [
         (
             keys.batch_job_id(BATCH, line),
             REQUEST,
@@ -154,6 +158,10 @@ def accept_lines(ledger: Ledger, *lines: int) -> list[str]:
         )
         for line in lines
     ]
+
+
+def accept_lines(ledger: Ledger, *lines: int) -> list[str]:
+    jobs = lines_of_a_batch(*lines)
     ledger.accept(jobs)
     return [job_id for job_id, _, _ in jobs]
 
@@ -452,7 +460,7 @@ def test_only_the_lease_holder_under_its_epoch_may_claim_online_work(
 ) -> None:
     """Neither no lease, nor an old epoch, nor the right epoch of another holder is enough."""
     ledger = stores.ledger
-    lease = stores.coordinator.acquire("default.0", "w1", 30)
+    lease = stores.coordinator.acquire("default.0", "w1", 30, ALL_KNOWN)
     assert lease is not None
     for believed in (None, Lease(lease.epoch - 1, "w1"), Lease(lease.epoch, "w2")):
         answer = ledger.claim(online_job, "w1", believed, max_strikes=3, nonce="n")
@@ -494,6 +502,35 @@ def test_a_job_that_waits_in_a_long_queue_is_not_taken_for_lost(stores: Stores) 
     assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == [job_id]
 
 
+def test_what_waits_at_the_head_with_its_whole_chunk_is_not_taken_for_lost(stores: Stores) -> None:
+    """After a death no grace is given: the head's own time must not make its chunk look lost."""
+    first, second = (stores.ledger.accept(lines_of_a_batch(*lines)) for lines in ((1, 2), (3, 4)))
+    for line, time_ms in enumerate((*first, *second), start=1):
+        stores.ring_at(QUEUE, keys.batch_job_id(BATCH, line), time_ms)
+    assert stores.ledger.unheard(QUEUE, grace_s=0, limit=10) == []
+    stores.hear(QUEUE)
+    assert stores.ledger.unheard(QUEUE, grace_s=0, limit=10) == []
+
+
+def test_behind_a_foreign_message_nothing_is_taken_for_lost(redis_url: str) -> None:
+    """It does not say when it was rung, and so neither what was rung before it."""
+    stores = in_redis(redis_url, redis_url)
+    (job_id,) = accept_lines(stores.ledger, 1)
+    stores.age(QUEUE, job_id, 60)
+    stores.ring_at(QUEUE, "", None)
+    assert stores.ledger.unheard(QUEUE, grace_s=5, limit=10) == []
+    stores.hear(QUEUE)
+    assert stores.ledger.unheard(QUEUE, grace_s=5, limit=10) == [job_id]
+
+
+def test_the_time_of_ringing_again_is_that_of_the_index(stores: Stores) -> None:
+    """Whoever rings again sends it along: a message that was rung again is not taken for lost."""
+    (job_id,) = accept_lines(stores.ledger, 1)
+    stores.age(QUEUE, job_id, 60)
+    stores.ring_at(QUEUE, job_id, stores.ledger.rung(QUEUE, [job_id]))
+    assert stores.ledger.unheard(QUEUE, grace_s=0, limit=10) == []
+
+
 def test_a_job_that_was_rung_again_is_not_unheard(stores: Stores) -> None:
     """Ringing counts from now; a job that has ended is not looked for."""
     one, two = accept_lines(stores.ledger, 1, 2)
@@ -517,6 +554,18 @@ def test_an_open_job_stays_in_the_index_whoever_believes_that_it_has_ended(
     for job_id in (accepted, running, gone):
         ledger.close(QUEUE, job_id)
     assert redis_client.zrange(keys.open_jobs(QUEUE), 0, -1) == [accepted, running]
+
+
+def test_the_index_in_memory_keeps_an_open_job_too() -> None:
+    """As `close.lua` does."""
+    store = MemoryStore()
+    ledger = MemoryLedger(store)
+    accepted, running, gone = accept_lines(ledger, 1, 2, 3)
+    granted(claim(ledger, running))
+    del store.jobs[gone]
+    for job_id in (accepted, running, gone):
+        ledger.close(QUEUE, job_id)
+    assert sorted(store.open_jobs[QUEUE]) == [accepted, running]
 
 
 # -- batches ---------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tts_workers.engine_host import LoadedEngine
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
 from tts_workers.job_runner import JobRunner
 from tts_workers.leadership import BelievedLease
+from tts_workers.link import nonce_prefix
 from tts_workers.pace import Pace
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 LANE = "default.0"
 ME, OTHER = "me@h/1", "other@h/2"
+CHILD = 4711
 
 
 class Engine:
@@ -123,7 +125,7 @@ class World:
         )
         pace = Pace(lambda _: None, floor_s=1, factor=5, unknown_s=60)
         host: Any = SimpleNamespace(wait=lambda _: loaded, pace=pace)
-        link: Any = SimpleNamespace(say=self.said.append)
+        link: Any = SimpleNamespace(say=self.said.append, pid=CHILD)
         runner = JobRunner(host, self.believed, link, get_settings(), ME)
         task: Any = SimpleNamespace(request=SimpleNamespace(id=job_id))
         return runner(task, job_id, given)
@@ -159,6 +161,16 @@ def test_a_job_is_spoken_published_and_ended(world: World) -> None:
     assert (told.state, told.result) == ("succeeded", record)
     said = [message["job"] for message in world.said if message["event"] == "job"]
     assert said == [job_id, ""]
+
+
+def test_a_claim_says_which_child_made_it(world: World) -> None:
+    """So that a dead child's jobs can be told from those of its successor."""
+    world.believe(world.lead())
+    job_id = world.accept()
+    world.run(job_id)
+    record = world.ledger.get(job_id)
+    assert record is not None
+    assert record.nonce.startswith(nonce_prefix(CHILD))
 
 
 def test_an_epoch_is_marked_in_the_storage_before_anything_is_claimed_under_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -16,21 +17,25 @@ from tts_tasks.app import app
 from tts_tasks.coordination.base import WorkerRecord
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.doorbell import ring
+from tts_tasks.errors import StorageError
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import Claim, JobLedger, JobMeta, LoggedSegment, SegmentLog
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
+from tts_workers.link import nonce_prefix
 from tts_workers.recovery import Recovery, unacked_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import redis
 
 BATCH = "b1"
 QUEUE = "tts.batch.default"
 DEAD, OTHER = "dead@h/1", "other@h/2"
+CHILD, SUCCESSOR = 4711, 4712
 
 
 class World:
@@ -54,7 +59,7 @@ class World:
 
     def accept(self, count: int = 1) -> list[str]:
         jobs = [keys.batch_job_id(BATCH, line) for line in range(1, count + 1)]
-        self.ledger.accept(
+        self.accepted_ms, *_ = self.ledger.accept(
             [
                 (
                     job,
@@ -79,10 +84,15 @@ class World:
         for _ in range(count):
             assert channel.basic_get(QUEUE) is not None
 
-    def claim(self, job: str, worker: str) -> Claim:
-        answer = self.ledger.claim(job, worker, None, max_strikes=9, nonce=secrets.token_hex(4))
+    def claim(self, job: str, worker: str, *, child: int = CHILD) -> Claim:
+        nonce = nonce_prefix(child) + secrets.token_hex(4)
+        answer = self.ledger.claim(job, worker, None, max_strikes=9, nonce=nonce)
         assert isinstance(answer, Claim), answer
         return answer
+
+    def append(self, claim: Claim) -> bool:
+        segment = LoggedSegment.of(1, 2, b"\0\1", 8000)
+        return SegmentLog(self.url).append(claim, segment, "plan", None, 60)
 
     def waiting(self) -> list[str]:
         """Return whose messages wait, the next to be taken first."""
@@ -194,8 +204,7 @@ def test_recovery_takes_nothing_from_who_has_the_job_now(world: World) -> None:
     assert world.state(job) == ("running", OTHER)
     assert world.waiting() == []
     assert world.seen("job.recovered") == []
-    segment = LoggedSegment.of(1, 2, b"\0\1", 8000)
-    assert SegmentLog(world.url).append(claim, segment, "plan", None, 60)
+    assert world.append(claim)
 
 
 def test_several_survivors_that_recover_at_once_do_it_once(world: World) -> None:
@@ -239,7 +248,7 @@ def test_a_dead_childs_job_is_given_back_with_a_strike(world: World) -> None:
     """A text that kills its engines must not do so for ever."""
     (job,) = world.accept()
     world.claim(job, DEAD)
-    assert world.recovery.give_back_claims(DEAD) == [job]
+    assert world.recovery.give_back_claims(DEAD, child=CHILD) == [job]
     assert world.waiting() == [job]
     assert world.redis.hget(keys.job(job), "strikes") == "1"
 
@@ -250,8 +259,57 @@ def test_a_dead_childs_message_comes_back_to_the_head_and_the_others_stay(world:
     world.ring(*jobs)
     world.take_messages(DEAD, 2)
     world.claim(jobs[0], DEAD)
-    assert world.recovery.give_back_claims(DEAD) == jobs[:1]
+    assert world.recovery.give_back_claims(DEAD, child=CHILD) == jobs[:1]
     assert world.waiting() == [jobs[0], jobs[2]]
+
+
+def test_a_dead_childs_late_give_back_takes_nothing_from_its_successor(world: World) -> None:
+    """Neither another job nor the very same one: the store may have been away in between."""
+    same, other = world.accept(2)
+    world.claim(same, DEAD)
+    claims = [world.claim(job, DEAD, child=SUCCESSOR) for job in (same, other)]
+    assert world.recovery.give_back_claims(DEAD, child=CHILD) == []
+    assert world.waiting() == []
+    assert all(world.append(claim) for claim in claims)
+    assert world.recovery.give_back_claims(DEAD) == [same, other]  # when the worker leaves
+
+
+def test_a_death_with_a_full_queue_of_intact_messages_rings_for_nobody_else(world: World) -> None:
+    """Neither for the chunk of the message at the head, nor for what was rung again before."""
+    *waiting, dead = world.accept(40)
+    assert world.accepted_ms
+    ring(app, QUEUE, waiting, rung_ms=world.accepted_ms, wants_result=False)
+    world.claim(dead, DEAD)
+    world.recovery.recover(DEAD, silent_s=3.0)
+    assert world.recovery.reconcile(QUEUE, {OTHER: ""}, at_once=True) == 0
+    world.broker.ltrim(QUEUE, 0, 0)  # the others are taken
+    for job in waiting:
+        world.claim(job, OTHER)
+    assert world.recovery.reconcile(QUEUE, {OTHER: ""}, at_once=True) == 0
+    assert world.waiting() == [dead]
+    assert world.seen("job.rung_again") == []
+
+
+def test_a_storage_that_keeps_a_lane_without_a_primary_is_told_of_once(
+    world: World, tmp_path: Path
+) -> None:
+    """The candidate asks it four times a second; after an answer, an outage is news again."""
+    root = tmp_path / "store"
+    settings = get_settings().model_copy(update={"storage_url": root.as_uri()})
+    stores = {"ledger": world.ledger, "coordinator": world.coordinator, "events": world.events}
+    recovery = Recovery(app, settings, **stores)  # type: ignore[arg-type]
+    assert recovery.highest_epoch() == 0
+    for _ in range(2):
+        shutil.rmtree(root, ignore_errors=True)
+        root.write_text("not a folder")
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                recovery.highest_epoch()
+        root.unlink()
+        assert recovery.highest_epoch() == 0
+    told = world.seen("lease.epochs_unknown")
+    assert [event["lane"] for event in told] == [settings.lane_key] * 2
+    assert str(root) in told[0]["reason"]
 
 
 # -- what nobody has heard of -------------------------------------------------------------------

@@ -14,6 +14,7 @@ from tts_tasks.errors import ConfigurationError, UnavailableError
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import JobLedger
 from tts_tasks.redis_connection import connect, unavailable_is_clear
+from tts_tasks.testing import ALL_KNOWN
 from ttsctl.checks import check_redis, check_redis_settings
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def test_too_few_replicas_are_a_refusal_for_now(
     try:
         master.client.client_kill_filter(_type="replica")
         with pytest.raises(UnavailableError, match="NOREPLICAS"):
-            coordinator.acquire("default.0", "a", 3)
+            coordinator.acquire("default.0", "a", 3, ALL_KNOWN)
         with pytest.raises(UnavailableError, match="NOREPLICAS"):
             coordinator.drain("default.0", "a", "why")
     finally:
@@ -165,7 +166,7 @@ def test_too_few_replicas_are_a_refusal_for_now(
 
     def taken() -> Any:
         try:
-            return coordinator.acquire("default.0", "a", 3)
+            return coordinator.acquire("default.0", "a", 3, ALL_KNOWN)
         except UnavailableError:
             return None
 

@@ -112,7 +112,7 @@ def test_an_engine_that_hangs_is_killed_and_its_job_goes_on_elsewhere(
 ) -> None:
     """The agent beats on; three heartbeats without progress are enough for so short a text."""
     faults = {"TTS_PACED_FAULTS": f"hang@text:HANG&once:{tmp_path / 'once'}"}
-    cluster.start("w1", "w2", **PACED, **faults)
+    cluster.start("w1", "w2", **PACED, **faults, TTS_FIRST_STEP_S="3")
     old = primary(cluster)
     old_id = old.record["id"]  # type: ignore[index]
     record = synthesize.delay("HANG, please.").get(timeout=60)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tests.simulation.network import Link, Reach
 from tests.simulation.runtime import Process
@@ -13,8 +13,11 @@ from tts_tasks.requests import SpeechRequest
 from tts_tasks.testing import MemoryBatches, MemoryLedger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.simulation.world import World
 
+T = TypeVar("T")
 BATCH = "b1"
 _TEXTS = ("one", "one|two", "one|two|three")
 _TIMEOUT_S = 1.0
@@ -78,8 +81,8 @@ class Client:
         self.submitted.add(job_id)
         queue = self._world.queues[0]
         meta = JobMeta(queue=queue, name=f"o{number}.wav", lane_key=lane_key, task_id=job_id)
-        self._insist(lambda: self._ledger.accept([(job_id, _request(text), meta)]))
-        self._ring(queue, [job_id])
+        times_ms = self._insist(lambda: self._ledger.accept([(job_id, _request(text), meta)]))
+        self._ring(queue, [job_id], times_ms)
         self._working -= 1
 
     def _submit_batch(self) -> None:
@@ -96,28 +99,27 @@ class Client:
         ]
         self.submitted.update(job_id for job_id, _, _ in jobs)
         self._insist(lambda: self._batches.open(BATCH, source=source, output=BATCH, queue=queue))
-        self._insist(lambda: self._ledger.accept(jobs))
+        times_ms = self._insist(lambda: self._ledger.accept(jobs))
         self._insist(lambda: self._batches.reached(BATCH, len(jobs)))
-        self._ring(queue, [job_id for job_id, _, _ in jobs])
+        self._ring(queue, [job_id for job_id, _, _ in jobs], times_ms)
         self._insist(lambda: self._batches.seal(BATCH, accepted=len(jobs), rejected=0))
         self._working -= 1
 
-    def _ring(self, queue: str, job_ids: list[str]) -> None:
+    def _ring(self, queue: str, job_ids: list[str], times_ms: list[int | None]) -> None:
         if self._world.faults.active and self._runtime.rng.random() < 0.1:
             return  # died in between
+        rung_ms = min((ms for ms in times_ms if ms), default=0)  # 0: written before, by a lost try
         try:
-            self._wire(self._world.broker.ring, queue, job_ids, float(self._world.store.now_ms()))
+            self._wire(self._world.broker.ring, queue, job_ids, float(rung_ms))
         except UnavailableError:
             return  # the reconciler rings
 
-    def _insist(self, call: object) -> None:
+    def _insist(self, call: Callable[[], T]) -> T:
         while True:
             try:
-                call()  # type: ignore[operator]
+                return call()
             except UnavailableError:
                 self._runtime.sleep(self._runtime.rng.uniform(0.1, 0.5))
-            else:
-                return
 
 
 def _request(text: str) -> SpeechRequest:

@@ -54,7 +54,8 @@ class Pipe:
 class ChildLink:
     """The child's end of the socket."""
 
-    def __init__(self, process: Process, pipe: Pipe) -> None:
+    def __init__(self, process: Process, pipe: Pipe, pid: int) -> None:
+        self.pid = pid
         self._process = process
         self._pipe = pipe
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.network import Link
 from tests.simulation.run import CALM_EVERY, Outcome, run_seed
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,17 @@ def test_a_run_without_faults_has_one_primary_and_refuses_nothing() -> None:
     outcome = run_seed(CALM_EVERY)
     assert outcome.violation == ""
     assert (outcome.faults, outcome.takeovers, outcome.refused, outcome.overlaps) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("seed", range(0, 5 * CALM_EVERY, CALM_EVERY))
+def test_a_store_that_is_always_slow_ends_no_leadership(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request takes longer than it may: the primary renews in time, whatever else it asks."""
+    monkeypatch.setattr(Link, "_slowness", lambda _: 0.19)  # there, and back: of 0.4 s
+    outcome = run_seed(seed)
+    assert outcome.violation == ""
+    assert outcome.takeovers == 0
 
 
 @pytest.mark.parametrize("seed", [14, 29])

@@ -73,7 +73,9 @@ class Rescue:
         self.give_back_claims(worker_id)
         self._coordinator.forget(worker_id)
 
-    def give_back_claims(self, worker_id: str, evidence: Any = None) -> list[str]:
+    def give_back_claims(
+        self, worker_id: str, evidence: Any = None, *, child: int | None = None
+    ) -> list[str]:
         held = self._ledger.claims_of(worker_id)
         return [j for j in held if self._ledger.release(j, worker_id, None, strike=False)]
 

@@ -263,7 +263,7 @@ class Worker:
             lambda message: agent.child_said(pid, message),
             at_end=lambda: agent.child_lost(pid),
         )
-        link = ChildLink(process, to_parent)
+        link = ChildLink(process, to_parent, pid)
         child.to_child = Pipe(process, child.lease.parent_said)
         pace = Pace(
             lambda budget_s: link.say({"event": "budget", "budget_s": budget_s}),

@@ -30,6 +30,7 @@ class RecordingRescue:
     given_back: list[str] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
     coordinator: MemoryCoordinator | None = None
+    fails: bool = False  #: the broker, or the storage, is away
     marked: int = 0  #: the highest epoch that the storage tells of
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
@@ -37,12 +38,16 @@ class RecordingRescue:
         if self.coordinator is not None:
             self.coordinator.forget(worker_id)
 
-    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
+    def give_back_claims(
+        self, worker_id: str, evidence: Evidence | None = None, *, child: int | None = None
+    ) -> list[str]:
         self.given_back.append(worker_id)
         self.evidence.append(evidence or {})
         return []
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
+        if self.fails:
+            raise UnavailableError("the broker is away")
         return 0
 
     def sweep(self) -> None:
@@ -247,6 +252,11 @@ def test_the_deadline_ends_leadership_without_the_store_thread(leaving: bool) ->
                 hangs.set()
                 released.wait(30)
             super().beat(record, ttl_s)
+
+        def renew(self, lane_key: str, lease: Lease, ttl_s: float) -> bool:
+            if self.armed:
+                released.wait(30)
+            return super().renew(lane_key, lease, ttl_s)
 
     store = Hanging(time.monotonic)  # type: ignore[arg-type]
     settings = Settings(heartbeat_s=0.1, request_timeout_s=0.02, lease_ttl_s=0.6)
@@ -476,6 +486,28 @@ def test_a_drained_worker_hands_over_and_serves_again_when_told(world: World) ->
     a.drain()
     world.run(0.5, a, b)
     assert world.roles["a"].serving is False
+
+
+def test_a_drained_worker_that_was_taken_for_dead_comes_back_drained(world: World) -> None:
+    """An operator works on its machine: a pause of the process changes nothing about that."""
+    a, b = ready(world.agent("a")), ready(world.agent("b"))
+    world.run(1, a, b)
+    world.coordinator.drain("default.0", "b", "dust")
+    world.run(1, a, b)
+    world.run(5, a)
+    assert world.rescues["a"].recovered == ["b"]
+    world.run(1, a, b)
+    assert world.roles["b"].serving is False
+
+
+def test_a_broker_that_is_away_is_no_failure_of_the_leases_store(world: World) -> None:
+    """No renewal has failed: nobody is to look for what is wrong with Redis."""
+    a = ready(world.agent("a"))
+    world.rescues["a"].fails = True
+    world.run(10, a)
+    assert world.primary() == "a"
+    assert world.events.named("lease.renewal_failed") == []
+    assert a.store_failures == 0
 
 
 def test_a_store_that_lost_its_counter_gets_no_epoch_twice(world: World) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import StorageError, UnavailableError
 from tts_tasks.testing import FakeClock
 from tts_workers.chores import Chores
 
@@ -24,14 +24,12 @@ class World:
         self.fails: dict[str, Exception] = {}
         self.done: list[str] = []
         self.evidence: list[Evidence | None] = []
-        self.unavailable: list[UnavailableError] = []
         self.epochs: list[int] = []
         self.chores = Chores(
             "me",
             self,
             clock=self.clock,
             reconcile_s=2.5,
-            on_unavailable=self.unavailable.append,
             on_epochs=self.epochs.append,
         )
         self.chores.saw({"me": ""}, ["online", "batch"])
@@ -44,8 +42,10 @@ class World:
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         self._do(f"recover {worker_id}")
 
-    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
-        self._do(f"give back {worker_id}")
+    def give_back_claims(
+        self, worker_id: str, evidence: Evidence | None = None, *, child: int | None = None
+    ) -> list[str]:
+        self._do(f"give back {child} of {worker_id}")
         self.evidence.append(evidence)
         return []
 
@@ -102,37 +102,55 @@ def test_nothing_is_taken_for_lost_before_anybody_was_seen(world: World) -> None
     assert world.do() == []
 
 
-@pytest.mark.parametrize("error", [UnavailableError("away"), ValueError("odd")])
+@pytest.mark.parametrize("error", [UnavailableError("away"), StorageError("odd"), ValueError("?")])
 def test_a_dead_childs_jobs_are_given_back_until_it_succeeds(
     world: World, error: Exception
 ) -> None:
     """Nobody else does it: this worker lives on."""
     world.do()
-    world.chores.child_died(lambda: {"reason": "test"})
-    world.fails = {"give back me": error}
+    world.chores.child_died(7, lambda: {"reason": "test"})
+    world.fails = {"give back 7 of me": error}
     assert world.do() == []
+    world.chores.child_died(8, lambda: {"reason": "another"})
+    assert world.do() == ["give back 8 of me"]
     world.fails = {}
-    assert world.do() == ["give back me"]
+    assert world.do() == ["give back 7 of me"]
     assert world.do() == []
-    assert len(world.unavailable) == isinstance(error, UnavailableError)
-    assert world.evidence == [{"reason": "test"}]
+    assert world.evidence == [{"reason": "another"}, {"reason": "test"}]
 
 
 def test_a_child_that_was_ended_as_stuck_is_told_of_as_stuck(world: World) -> None:
     """That it was killed is heard of a moment later, and explains nothing."""
     world.do()
-    world.chores.child_died(lambda: {"reason": "stuck"})
-    world.chores.child_died(lambda: {"reason": "killed"})
-    assert world.do() == ["give back me"]
+    world.chores.child_died(7, lambda: {"reason": "stuck"})
+    world.chores.child_died(7, lambda: {"reason": "killed"})
+    assert world.do() == ["give back 7 of me"]
     assert world.evidence == [{"reason": "stuck"}]
+
+
+@pytest.mark.parametrize("error", [UnavailableError("S3 is away"), StorageError("no rights")])
+def test_a_failure_is_told_once_an_outage_with_its_reason(
+    world: World, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not at each try, of which there are four a second; and as no failure of anything else."""
+    world.do()
+    for _ in range(2):
+        for fails in ({"read epochs": error}, {}):
+            world.fails = fails
+            for _ in range(3):
+                world.chores.read_epochs()
+                world.do()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"epochs: {error}; it is tried again"] * 2
 
 
 def test_a_chore_that_fails_keeps_none_of_the_others(world: World) -> None:
     """One worker that cannot be recovered must not cost the rest."""
     world.fails = {
-        what: UnavailableError("away") for what in ("give back me", "recover a", "reconcile online")
+        what: UnavailableError("away")
+        for what in ("give back 7 of me", "recover a", "reconcile online")
     }
-    world.chores.child_died(lambda: {"reason": "test"})
+    world.chores.child_died(7, lambda: {"reason": "test"})
     world.chores.worker_died("a", 3.0)
     world.chores.worker_died("b", 3.0)
     assert world.do() == [

@@ -60,11 +60,12 @@ class World:
         monkeypatch.setattr(engine_host, "load_engine", lambda _: self.engine)
         self.said: queue.Queue[dict[str, Any]] = queue.Queue()
         link: Any = SimpleNamespace(say=self.said.put)
+        self.budgets_s: list[float] = []
         self.host = EngineHost(
             "probed",
             "cpu",
             link,
-            pace=Pace(lambda _: None, floor_s=1, factor=5, unknown_s=60),
+            pace=Pace(self.budgets_s.append, floor_s=1, factor=5, unknown_s=60),
             storage_url=root.as_uri(),
             lane_key="default.0",
         )
@@ -82,6 +83,18 @@ def test_a_worker_is_ready_after_its_engine_has_spoken(
     assert (said["event"], said["fingerprint"]) == ("ready", "f")
     assert world.engine.spoken == [PROBE_TEXT]
     assert world.host.wait(0).name == "probed (1)"
+
+
+def test_the_probe_teaches_nothing_about_the_pace_of_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first job gets the time for a first step: another voice, or a long text, is no hang."""
+    world = World(tmp_path / "store", monkeypatch, samples=8)
+    world.host._load()
+    assert world.engine.spoken == [PROBE_TEXT]
+    for kind in ("voice", "speak"):
+        assert world.host.pace.budget_s(kind, 1) == 60
+    assert world.budgets_s == []
 
 
 def test_an_engine_that_makes_no_sound_is_not_ready(

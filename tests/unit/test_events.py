@@ -73,6 +73,19 @@ def test_a_store_that_does_not_answer_delays_nobody_twice_a_second(
     assert client.tries == 1
 
 
+def test_at_the_end_the_store_is_tried_once_more(redis_client: redis.Redis) -> None:
+    """Also if it has just failed: there is no later any more."""
+    client = Outage(redis_client)
+    log = EventLog(client, clock=FakeClock())
+    client.away = True
+    log.emit("a.b")
+    client.away = False
+    log.flush()
+    assert log.waiting == 1
+    log.close()
+    assert [e["event"] for e in log.read()] == ["a.b"]
+
+
 def test_noting_does_no_io(redis_client: redis.Redis) -> None:
     """What a thread without I/O takes down is written by the next who may."""
     client = Outage(redis_client)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pytest
 
-from tts_tasks.coordination.base import EpochsUnknownError
+from tts_tasks.errors import EpochsUnknownError
 from tts_tasks.settings import Settings
-from tts_tasks.testing import FakeClock, MemoryCoordinator, MemoryStore
+from tts_tasks.testing import ALL_KNOWN, FakeClock, MemoryCoordinator, MemoryStore
 from tts_workers.lease_keeper import LeaseKeeper
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class World:
         self.store = MemoryStore(self.clock)
         self.way_there_s = self.way_back_s = 0.0
         self.asked_s = 0.0  #: when the last request was sent
+        self.meanwhile: Callable[[], object] = lambda: None  #: while a request is on its way
         self.told: list[tuple[str, str]] = []
         self.coordinator = MemoryCoordinator(store=self.store, wire=self.wire)
         self.keeper = LeaseKeeper(
@@ -48,6 +49,7 @@ class World:
         """Carry a request to the store and its answer back; both take their time."""
         self.asked_s = self.clock()
         self.clock.advance(self.way_there_s)
+        self.meanwhile()
         answer = effect(*args, **kwargs)
         self.clock.advance(self.way_back_s)
         return answer
@@ -91,9 +93,38 @@ def test_an_answer_that_comes_after_the_deadline_is_not_believed(
 ) -> None:
     """The lease may be somebody else's by then."""
     world.way_back_s = late_s
-    world.acquire()
+    assert world.keeper.acquire() is None
     assert not world.leads()
     assert world.told == []
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_late_answer_does_not_bring_an_ended_belief_back(world: World, guarded: bool) -> None:
+    """A renewal is in flight when the deadline passes: who was demoted may not lead again."""
+    lease = world.acquire()
+    world.clock.advance(1.5)
+    world.meanwhile = world.keeper.demote_if_overdue if guarded else lambda: None
+    world.way_there_s = 0.6
+    world.keeper.renew(lease)
+    world.keeper.demote_if_overdue()
+    assert not world.leads()
+    assert [event for event, _ in world.told] == ["lease.acquired", "lease.demoted"]
+
+
+def test_a_renewal_in_flight_does_not_undo_a_release(world: World) -> None:
+    """Nor is it a failure that the lease is gone when it comes to the store."""
+    lease = world.acquire()
+
+    def release() -> None:
+        world.meanwhile = lambda: None
+        world.keeper.demote(lease, "draining")
+        world.keeper.remove(lease, "draining")
+
+    world.meanwhile = release
+    world.keeper.renew(lease)
+    assert not world.leads()
+    told = [event for event, _ in world.told]
+    assert told == ["lease.acquired", "lease.demoted", "lease.released"]
 
 
 def test_a_refused_renewal_ends_the_belief_at_once(world: World) -> None:
@@ -156,7 +187,7 @@ def test_a_new_epoch_is_greater_than_any_that_was_seen(world: World) -> None:
 def test_what_the_storage_said_is_not_all_once_somebody_has_led(world: World) -> None:
     """A standby must ask again when the counter is lost after another worker's leadership."""
     world.keeper.saw(1000, is_all=True)
-    other = world.coordinator.acquire(LANE, "other", 30)
+    other = world.coordinator.acquire(LANE, "other", 30, ALL_KNOWN)
     assert other is not None
     world.keeper.saw_lease(other)
     world.store.lose_data()

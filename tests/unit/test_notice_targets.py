@@ -22,11 +22,10 @@ import pytest
 
 from tests.receiver import Receiver, receiver
 from tests.waiting import eventually
-from tts_tasks.errors import ConfigurationError
+from tts_tasks.errors import ConfigurationError, DeliveryError
 from tts_tasks.settings import Settings, signing_keys
 from tts_workers.notice_targets import (
     Command,
-    DeliveryError,
     Notice,
     Webhook,
     signatures,

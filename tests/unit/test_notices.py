@@ -14,11 +14,12 @@ from tests.receiver import Receiver, receiver
 from tests.waiting import eventually
 from tts_tasks import keys
 from tts_tasks.coordination.base import Lease
+from tts_tasks.errors import DeliveryError
 from tts_tasks.events import EventLog
 from tts_tasks.settings import Settings, signing_keys
 from tts_tasks.testing import FakeClock
 from tts_workers.notice_courier import Courier, Retries
-from tts_workers.notice_targets import DeliveryError, Notice, Webhook, signatures
+from tts_workers.notice_targets import Notice, Webhook, signatures
 from tts_workers.notices import Ending, Notices, RedisMemory
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class MemoryOf:
     def first_to_tell(self, lane: str, epoch: int) -> int | None:
         return epoch or None
 
-    def ending_before(self, lane: str, epoch: int) -> Ending | None:
+    def ending_before(self, lane: str, epoch: int, successor: str) -> Ending | None:
         return self.endings.pop(0) if self.endings else None
 
     def leader_before(self, lane: str, epoch: int) -> str | None:
@@ -165,6 +166,22 @@ def test_after_the_death_of_all_who_knew_the_new_primary_is_told(
     notices(inbox, memory=memory).acquired(LANE, Lease(8, W2))
     (got,) = eventually(lambda: inbox.got)
     assert (got.data["old_holder"], got.data["reason"]) == (W1, "its lease was gone")
+
+
+def test_a_lease_that_was_never_led_under_is_neither_led_nor_lost(
+    notices: Callable[..., Notices],
+) -> None:
+    """Its answer was lost: the new primary did not succeed itself."""
+    inbox, clock = Inbox(), FakeClock()
+    told = notices(inbox, memory=MemoryOf(*[Ending(6, W1, "it is silent")] * 5), clock=clock)
+    told.observe(LANE, Lease(6, W1))
+    for lease in (Lease(7, W2), None):
+        clock.advance(0.25)
+        told.observe(LANE, lease)
+    told.acquired(LANE, Lease(8, W2))
+    (got,) = eventually(lambda: inbox.got)
+    assert (got.data["old_holder"], got.data["reason"]) == (W1, "it is silent")
+    assert got.data["gap_s"] == 0.5
 
 
 def test_the_reason_may_be_written_a_moment_after_the_successor_has_acquired(
@@ -274,7 +291,7 @@ def test_the_end_of_the_old_leadership_is_read_in_the_events(
 ) -> None:
     """The newest one of this lane before the epoch; a removal rather than a demotion."""
     events = EventLog(redis_client)
-    assert memory.ending_before(LANE, 7) is None
+    assert memory.ending_before(LANE, 7, W2) is None
     for name, lane, epoch, reason in [
         ("lease.deposed", LANE, 5, "too old"),
         ("lease.released", LANE, 6, "draining"),
@@ -283,7 +300,20 @@ def test_the_end_of_the_old_leadership_is_read_in_the_events(
         ("lease.demoted", LANE, 7, "too new"),
     ]:
         events.emit(name, lane=lane, holder=W1, epoch=epoch, reason=reason)
-    assert memory.ending_before(LANE, 7) == Ending(6, W1, "draining")
+    assert memory.ending_before(LANE, 7, W2) == Ending(6, W1, "draining")
+
+
+def test_the_end_of_a_lease_that_its_successor_never_led_under_is_passed_over(
+    redis_client: redis.Redis, memory: RedisMemory
+) -> None:
+    """Removed as a leftover; where it was led under, some event says so."""
+    events = EventLog(redis_client)
+    events.emit("lease.deposed", lane=LANE, holder=W1, epoch=5, reason="it is silent")
+    events.emit("lease.released", lane=LANE, holder=W2, epoch=6, reason="left over")
+    assert memory.ending_before(LANE, 7, W2) == Ending(5, W1, "it is silent")
+    assert memory.ending_before(LANE, 7, W3) == Ending(6, W2, "left over")
+    events.emit("lease.demoted", lane=LANE, holder=W2, epoch=6, reason="its deadline passed")
+    assert memory.ending_before(LANE, 7, W2) == Ending(6, W2, "left over")
 
 
 def test_who_led_before_is_read_in_the_events(
@@ -312,7 +342,7 @@ def test_the_reason_of_an_order_is_told_with_it(
     events.emit(event, **fields, lane=LANE, reason="new driver")
     events.emit(event, **dict.fromkeys(fields, W3), lane=LANE, reason="not this one")
     events.emit("lease.released", lane=LANE, holder=W1, epoch=6, by=W1, reason=said)
-    assert memory.ending_before(LANE, 7) == Ending(6, W1, f"{said}: new driver")
+    assert memory.ending_before(LANE, 7, W2) == Ending(6, W1, f"{said}: new driver")
 
 
 def test_a_store_that_does_not_answer_keeps_no_notice_back(tmp_path: Any) -> None:
@@ -320,7 +350,7 @@ def test_a_store_that_does_not_answer_keeps_no_notice_back(tmp_path: Any) -> Non
     nobody = redis.Redis.from_url(f"unix://{tmp_path}/none", decode_responses=True)
     memory = RedisMemory(nobody, EventLog(nobody), W2)
     assert memory.first_to_tell(LANE, 7) == 7
-    assert memory.ending_before(LANE, 7) is None
+    assert memory.ending_before(LANE, 7, W2) is None
     assert memory.leader_before(LANE, 7) is None
 
 

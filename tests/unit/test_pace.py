@@ -52,6 +52,16 @@ def test_the_mean_follows_an_engine_that_becomes_slower() -> None:
     assert world.pace.budget_s("speak", 10) == pytest.approx(15.0, rel=0.01)
 
 
+def test_a_voice_is_expected_to_load_as_slowly_as_it_did_once() -> None:
+    """Found in the cache a hundred times, it may have to be loaded anew; as may any other."""
+    world = World()
+    for took_s in (4.0, *[0.001] * 100):
+        with world.pace.step("voice anna"):
+            world.clock.advance(took_s)
+    assert world.pace.budget_s("voice anna") == pytest.approx(20.0)
+    assert world.pace.budget_s("voice bert") == 60.0
+
+
 def test_each_step_tells_its_budget_and_its_end() -> None:
     """Also a step that fails; from that one nothing is learned."""
     world = World()

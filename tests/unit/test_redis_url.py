@@ -57,6 +57,12 @@ def test_other_urls_are_for_redis_py(url: str) -> None:
         ("sentinel://:secret@h1/mymaster?passwort=secret", "unknown parameter 'passwort'"),
         ("cluster://:secret@h1/5", "a cluster has no databases"),
         ("cluster://:secret@h1?sentinel_password=secret", "there are: none"),
+        ("redis://:secret@h:port/0", "the port is no number"),
+        ("redis://:secret/more@h:1/0", "the port is no number"),
+        ("redis://:secret@h:1/zero", "'zero' is not the number of a database"),
+        ("redis://:secret@h:1?db=zero", "Invalid value for 'db'"),
+        ("http://:secret@h:1/0", "there is no such scheme"),
+        ("h:6379", "there is no such scheme"),
     ],
 )
 def test_a_wrong_url_is_refused_at_start_without_its_password(url: str, complaint: str) -> None:

@@ -6,8 +6,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from tts_tasks.errors import TTSError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -53,6 +51,11 @@ class WorkerRecord:
     epoch: int = 0  #: the highest epoch of its lane that it has seen
     started_at: str = ""
 
+    @property
+    def lane_key(self) -> str:
+        """``pool.lane``: the name of its lane."""
+        return f"{self.pool}.{self.lane}"
+
     def to_json(self) -> str:
         """Return the record as one line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -66,10 +69,6 @@ class WorkerRecord:
         return cls(**known)
 
 
-class EpochsUnknownError(TTSError):
-    """The store has no counter of a lane's epochs; the candidate is to learn what has been used."""
-
-
 @dataclass(frozen=True, slots=True)
 class EpochFloor:
     """What a candidate knows of the epochs that have been used."""
@@ -78,8 +77,9 @@ class EpochFloor:
     complete: bool = False  #: it knows of every epoch that anything was published under
 
 
-#: For a candidate of whom nothing was published before, such as a test's.
-ALL_KNOWN = EpochFloor(complete=True)
+#: So long after its worker's last heartbeat an order to take no work is kept, in seconds: a worker
+#: that was taken for dead may come back, and is still not to serve.
+DRAINED_KEPT_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,7 @@ class Orders:
 class Coordinator(Protocol):
     """Lease and registry in one store. Every call may raise `UnavailableError`."""
 
-    def acquire(
-        self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor = ALL_KNOWN
-    ) -> Lease | None:
+    def acquire(self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor) -> Lease | None:
         """Take a free lane under a new epoch; None if somebody has it or is to have it.
 
         The epoch is greater than every earlier one that the store knows, and than the ``floor``.
@@ -129,7 +127,10 @@ class Coordinator(Protocol):
         ...
 
     def drain(self, lane_key: str, worker_id: str, reason: str) -> None:
-        """Order that a worker takes no new work, until `undrain` or its end."""
+        """Order that a worker takes no new work, until `undrain` or its end.
+
+        It holds also when the worker was taken for dead, forgotten, and comes back.
+        """
         ...
 
     def undrain(self, lane_key: str, worker_id: str) -> bool:

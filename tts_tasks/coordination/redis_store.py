@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from tts_tasks import keys
 from tts_tasks.coordination.base import (
-    ALL_KNOWN,
+    DRAINED_KEPT_S,
     EpochFloor,
-    EpochsUnknownError,
     Lease,
     Orders,
     WorkerRecord,
     check_ttl,
 )
 from tts_tasks.coordination.redis_presence import Presence, server_run
+from tts_tasks.errors import EpochsUnknownError
 from tts_tasks.redis_connection import (
     RedisClient,
     Scripts,
@@ -39,9 +39,7 @@ class RedisCoordinator:
 
     # -- the lease --------------------------------------------------------------------------
 
-    def acquire(
-        self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor = ALL_KNOWN
-    ) -> Lease | None:
+    def acquire(self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor) -> Lease | None:
         """Take a free lane (``SET NX PX`` and a new epoch in one script)."""
         ttl_ms = check_ttl(ttl_s)
         lane = [keys.lease(lane_key), keys.epoch(lane_key), keys.successor(lane_key)]
@@ -90,7 +88,7 @@ class RedisCoordinator:
     def drain(self, lane_key: str, worker_id: str, reason: str) -> None:
         """Order that a worker takes no new work."""
         with unavailable_is_clear(self._url):
-            self._client.set(keys.drained(worker_id), reason)
+            self._client.set(keys.drained(worker_id), reason, ex=DRAINED_KEPT_S)
             self._ring(lane_key)
 
     def undrain(self, lane_key: str, worker_id: str) -> bool:
@@ -111,6 +109,7 @@ class RedisCoordinator:
             pipe = self._client.pipeline(transaction=False)
             pipe.sadd(keys.WORKERS, record.id)
             pipe.set(keys.worker(record.id), record.to_json(), px=check_ttl(ttl_s))
+            pipe.expire(keys.drained(record.id), DRAINED_KEPT_S)
             pipe.execute()
 
     def workers(self) -> dict[str, WorkerRecord | None]:
@@ -133,7 +132,6 @@ class RedisCoordinator:
             pipe.srem(keys.WORKERS, worker_id)
             pipe.delete(keys.worker(worker_id))
             pipe.delete(keys.claims(worker_id))
-            pipe.delete(keys.drained(worker_id))
             return bool(pipe.execute()[0])
 
     # -- presence ---------------------------------------------------------------------------
@@ -182,7 +180,7 @@ class RedisCoordinator:
         found: dict[str, tuple[dict[str, Any], dict[str, tuple[str, int]]]] = {}
         for id_, record in workers.items():
             if record is not None and record.presence:
-                server = server_of(self._client, keys.bell(f"{record.pool}.{record.lane}"))
+                server = server_of(self._client, keys.bell(record.lane_key))
                 _, expected = found.setdefault(str(server), (server, {}))
                 run, _, connection = record.presence.partition("/")
                 expected[id_] = (run, int(connection))

@@ -71,6 +71,8 @@ class JobLedger:
     ) -> list[int | None]:
         """Write jobs down; returns for each when it was accepted (ms), or None if it was there.
 
+        The time is what its message is to carry as ``rung_ms``: that of the entry in the index, for
+        `unheard` compares the two.
         ``delay_s``: the message will be heard that much later, and is not missed before. Until it
         is claimed such a job does not count as waiting, nor against ``terms``.
         Raises `AdmissionError` for the first online job that is refused; what was accepted stays.
@@ -88,7 +90,7 @@ class JobLedger:
                 answers = self._replicas.run(self._client, index, write, index)
                 written = answers[len(chunk) : 2 * len(chunk)]
                 self._refuse(chunk, written)
-                accepted += [at_ms if new else None for new, at_ms in written]
+                accepted += [now_ms if new else None for new, _ in written]
         return accepted
 
     def _write(
@@ -262,12 +264,14 @@ class JobLedger:
         with unavailable_is_clear(self._url):
             return server_time_ms(self._client)
 
-    def rung(self, queue: str, job_ids: Iterable[str]) -> None:
-        """Note that these jobs were rung again just now."""
-        scores = dict.fromkeys(job_ids, self.now_ms())
+    def rung(self, queue: str, job_ids: Iterable[str]) -> int:
+        """Note that these jobs are rung again now; returns the ``rung_ms`` of their messages."""
+        now_ms = self.now_ms()
+        scores = dict.fromkeys(job_ids, now_ms)
         if scores:
             with unavailable_is_clear(self._url):
                 self._client.zadd(keys.open_jobs(queue), scores, xx=True)
+        return now_ms
 
     def close(self, queue: str, job_id: str) -> None:
         """Strike a job off the index of open ones, if it has ended or is unknown."""
@@ -287,7 +291,8 @@ class JobLedger:
         """Return open jobs whose ring must have been heard by now.
 
         A queue is first in, first out: what was rung earlier than the message that is next to be
-        taken has left the queue. Each message carries when it was rung (``rung_ms``).
+        taken has left the queue. Each message carries when it was rung (``rung_ms``). What was rung
+        at that very moment may wait behind it: all lines of a chunk carry the same.
         """
         until_ms: float = self.now_ms()  # before the look at the queue
         with unavailable_is_clear(self._broker_url):
@@ -296,7 +301,7 @@ class JobLedger:
             until_ms = min(until_ms, _rung_ms(next_message))
         with unavailable_is_clear(self._url):
             found: list[str] = self._client.zrangebyscore(
-                keys.open_jobs(queue), "-inf", until_ms - grace_s * 1000, start=0, num=limit
+                keys.open_jobs(queue), "-inf", f"({until_ms - grace_s * 1000}", start=0, num=limit
             )
         return found
 
@@ -310,4 +315,4 @@ def _rung_ms(message: str) -> float:
     try:
         return float(json.loads(message)["headers"]["rung_ms"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a foreign message says nothing about ours
+        return float("-inf")  # a foreign message: nothing is known until it has been taken

@@ -88,6 +88,7 @@ class JobRecord:
     strikes: int = 0  #: attempts in a row that ended without progress
     struck_workers: tuple[str, ...] = ()  #: that had these attempts
     evidence: Evidence = field(default_factory=dict)  #: how the last of them ended
+    nonce: str = ""  #: of the newest claim
 
     @property
     def ended(self) -> bool:
@@ -115,6 +116,7 @@ class JobRecord:
             if fields.get("struck_workers")
             else (),
             evidence=json.loads(fields.get("evidence") or "{}"),
+            nonce=fields.get("nonce", ""),
         )
 
 

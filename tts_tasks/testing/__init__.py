@@ -7,13 +7,14 @@ between a client and the store is where a test lets requests or replies go missi
 
 from tts_tasks.testing.batches import MemoryBatches
 from tts_tasks.testing.clock import FakeClock
-from tts_tasks.testing.coordinator import MemoryCoordinator
+from tts_tasks.testing.coordinator import ALL_KNOWN, MemoryCoordinator
 from tts_tasks.testing.ledger import MemoryLedger
 from tts_tasks.testing.segments import MemorySegments
 from tts_tasks.testing.storage import MemoryStorage
 from tts_tasks.testing.store import MemoryStore, Wire
 
 __all__ = [
+    "ALL_KNOWN",
     "FakeClock",
     "MemoryBatches",
     "MemoryCoordinator",

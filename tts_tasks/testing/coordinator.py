@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tts_tasks.coordination.base import (
-    ALL_KNOWN,
     EpochFloor,
-    EpochsUnknownError,
     Lease,
     Orders,
     WorkerRecord,
     check_ttl,
 )
+from tts_tasks.errors import EpochsUnknownError
 from tts_tasks.testing.store import MemoryStore, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tts_tasks.clock import Clock
+
+
+#: What a candidate knows of epochs where nothing was published before, as in a test.
+ALL_KNOWN = EpochFloor(complete=True)
 
 
 class MemoryCoordinator:
@@ -45,9 +48,7 @@ class MemoryCoordinator:
 
     # -- the lease ----------------------------------------------------------------------------
 
-    def acquire(
-        self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor = ALL_KNOWN
-    ) -> Lease | None:
+    def acquire(self, lane_key: str, holder: str, ttl_s: float, floor: EpochFloor) -> Lease | None:
         """Take a free lane."""
         return self._ask(self._store_acquire, lane_key, holder, check_ttl(ttl_s), floor)
 
@@ -161,7 +162,6 @@ class MemoryCoordinator:
         self.store.members.discard(worker_id)
         self.store.records.pop(worker_id, None)
         self.store.claims.pop(worker_id, None)
-        self.store.drained.pop(worker_id, None)
         return was_registered
 
     # -- presence -----------------------------------------------------------------------------

@@ -67,7 +67,8 @@ class MemoryLedger:
         terms: Terms | None = None,
     ) -> list[int | None]:
         """Write jobs down; returns for each when it was accepted (ms), or None if it was there."""
-        heard_ms = self.now_ms() + int(delay_s * 1000)
+        now_ms = self.now_ms()
+        heard_ms = now_ms + int(delay_s * 1000)
         on = None if delay_s > 0 else terms or Terms()
         accepted = []
         for job_id, request, meta in jobs:
@@ -76,7 +77,7 @@ class MemoryLedger:
             if isinstance(answer, AdmissionError):
                 self._ask(self._store_close, meta.queue, job_id)
                 raise answer
-            accepted.append(answer)
+            accepted.append(now_ms if answer else None)
             self._ask(self._store_index, meta.queue, job_id, heard_ms)
         return accepted
 
@@ -85,10 +86,10 @@ class MemoryLedger:
 
     def _store_accept(
         self, job_id: str, request: SpeechRequest, meta: JobMeta, terms: Terms | None
-    ) -> int | AdmissionError | None:
+    ) -> bool | AdmissionError:
         keys.split_job_id(job_id)  # what is not a job id is refused, as by the real one
         if self.store.job(job_id) is not None:
-            return None
+            return False
         job = {
             "state": "accepted",
             "attempt": 0,
@@ -125,7 +126,7 @@ class MemoryLedger:
             job["counted"] = True
             load.waits(job)
         self.store.jobs[job_id] = job
-        return self.store.now_ms()
+        return True
 
     def claim(
         self,
@@ -378,16 +379,18 @@ class MemoryLedger:
             strikes=job["strikes"],
             struck_workers=tuple(job["struck_workers"]),
             evidence=json.loads(job["evidence"] or "{}"),
+            nonce=job["nonce"],
         )
 
     def now_ms(self) -> int:
         """Return the store's time in ms."""
         return self._ask(self.store.now_ms)
 
-    def rung(self, queue: str, job_ids: Iterable[str]) -> None:
-        """Note that these jobs were rung again just now."""
+    def rung(self, queue: str, job_ids: Iterable[str]) -> int:
+        """Note that these jobs are rung again now; returns the ``rung_ms`` of their messages."""
         at_ms = self.now_ms()
         self._ask(self._store_rung, queue, list(job_ids), at_ms)
+        return at_ms
 
     def _store_rung(self, queue: str, job_ids: list[str], at_ms: int) -> None:
         known = self.store.open_jobs[queue]
@@ -398,7 +401,9 @@ class MemoryLedger:
         self._ask(self._store_close, queue, job_id)
 
     def _store_close(self, queue: str, job_id: str) -> None:
-        self.store.open_jobs[queue].pop(job_id, None)
+        job = self.store.job(job_id)
+        if job is None or job["state"] not in ("accepted", "running"):
+            self.store.open_jobs[queue].pop(job_id, None)
 
     def unheard(self, queue: str, *, grace_s: float, limit: int) -> list[str]:
         """Return open jobs whose ring must have been heard by now."""
@@ -411,4 +416,4 @@ class MemoryLedger:
 
     def _store_rung_before(self, queue: str, until_ms: float, limit: int) -> list[str]:
         by_age = sorted((at_ms, job_id) for job_id, at_ms in self.store.open_jobs[queue].items())
-        return [job_id for at_ms, job_id in by_age if at_ms <= until_ms][:limit]
+        return [job_id for at_ms, job_id in by_age if at_ms < until_ms][:limit]

@@ -41,7 +41,7 @@ class MemoryStore:
     leases: dict[str, tuple[Lease, float]] = field(default_factory=dict)  #: by lane, until s
     epochs: dict[str, int] = field(default_factory=dict)
     successors: dict[str, tuple[str, float]] = field(default_factory=dict)
-    drained: dict[str, str] = field(default_factory=dict)  #: worker → reason
+    drained: dict[str, str] = field(default_factory=dict)  #: worker → reason; for good
     members: set[str] = field(default_factory=set)
     records: dict[str, tuple[WorkerRecord, float]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)

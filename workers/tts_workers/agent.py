@@ -1,9 +1,9 @@
 """The HA loop of a worker: reads the world, asks `decide`, carries the answer out.
 
 It runs in threads of the worker's parent process, never in Celery's event loop, which stands
-still while the broker does. Three threads: one that beats, reads and decides; one that does no
-I/O and ends a leadership whose deadline has passed (rule 6) and an engine that is stuck, whatever
-the first is waiting for; and one for the `Chores`.
+still while the broker does. Four threads: one that beats, reads and decides; one that renews in
+time, and one that does no I/O and ends a leadership whose deadline has passed (rule 6) and an
+engine that is stuck, whatever the first is waiting for; and one for the `Chores`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks.clock import Clock, boottime_s
 from tts_tasks.coordination.base import (
-    EpochsUnknownError,
     Lease,
     Orders,
     WorkerRecord,
     record_ttl_s,
 )
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import EpochsUnknownError, TTSError, UnavailableError
 from tts_workers.child_watch import ChildWatch, Stuck
 from tts_workers.chores import Chores, Rescue, survive
 from tts_workers.decision import (
@@ -101,7 +101,6 @@ class Agent:
             rescue,
             clock=clock,
             reconcile_s=settings.lost_message_grace_s / 2,
-            on_unavailable=self._note_store_failure,
             on_epochs=self._epochs_known,
         )
         self._mutex = threading.RLock()
@@ -122,15 +121,20 @@ class Agent:
         self._next_beat_s = 0.0
         self._store_answered = True
         self.store_failures = 0  #: requests that the store did not answer
-        self._threads = [
-            threading.Thread(target=self._run, name="tts-agent", daemon=True),
-            threading.Thread(target=self._guard, name="tts-deadline", daemon=True),
-            threading.Thread(
-                target=self._chores.run,
-                args=(self._stopping, self._observer.tick_s),
-                name="tts-chores",
-                daemon=True,
+        bodies: dict[str, Callable[[], None]] = {
+            "tts-agent": self._run,
+            "tts-renewal": partial(
+                self._keeper.keep,
+                self._stopping,
+                self._guarded,
+                retry_s=self._observer.tick_s,
+                on_failure=self._note_store_failure,
             ),
+            "tts-deadline": self._guard,
+            "tts-chores": partial(self._chores.run, self._stopping, self._observer.tick_s),
+        }
+        self._threads = [
+            threading.Thread(target=body, name=name, daemon=True) for name, body in bodies.items()
         ]
 
     # -- what the worker tells the agent ------------------------------------------------------
@@ -193,10 +197,10 @@ class Agent:
             return
         if not self._record.draining:
             logger.warning("the engine's process %d is gone", pid)
-        self._without_child(evidence)
+        self._without_child(pid, evidence)
 
-    def _without_child(self, evidence: Callable[[], Evidence]) -> None:
-        self._chores.child_died(evidence)
+    def _without_child(self, pid: int, evidence: Callable[[], Evidence]) -> None:
+        self._chores.child_died(pid, evidence)
         self._change(ready=False, job="")
 
     @property
@@ -247,7 +251,7 @@ class Agent:
         self._keeper.log()
         self._events.flush()
 
-    def _note_store_failure(self, error: UnavailableError) -> None:
+    def _note_store_failure(self, error: TTSError) -> None:
         self.store_failures += 1
         if self._store_answered:
             logger.warning("the store does not answer: %s", error)
@@ -382,7 +386,7 @@ class Agent:
         with contextlib.suppress(ProcessLookupError):
             self._kill(stuck.pid, signal.SIGKILL)
         # not waiting for its end: a process that hangs in a driver may not die for a long time
-        self._without_child(self._witness.of_stuck(stuck))
+        self._without_child(stuck.pid, self._witness.of_stuck(stuck))
 
     def _leadership_changed(self) -> None:
         self._publish_role()

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from celery import signals
 
@@ -18,6 +19,9 @@ from tts_workers.job_runner import JobRunner
 from tts_workers.leadership import BelievedLease
 from tts_workers.link import ENVIRONMENT_VARIABLE, ChildLink
 from tts_workers.pace import Pace
+
+if TYPE_CHECKING:
+    from tts_tasks.events import EventLog
 
 
 def start_child() -> None:
@@ -47,12 +51,22 @@ def start_child() -> None:
         storage_url=settings.storage_url,
         lane_key=settings.lane_key,
     )
-    install_runner(JobRunner(host, lease, link, settings, os.environ["TTS_WORKER_ID"]))
+    runner = JobRunner(host, lease, link, settings, os.environ["TTS_WORKER_ID"])
+    install_runner(runner)
     threading.Thread(
         target=_pulse, args=(link, settings.heartbeat_s / 2), name="pulse", daemon=True
     ).start()
+    # not in the pulse's thread: a store that does not answer would hold the pulse up
+    threading.Thread(
+        target=_flush, args=(runner.events, settings.heartbeat_s), name="events", daemon=True
+    ).start()
     host.start()  # last: it says that this process is ready
-    signals.worker_process_shutdown.connect(lambda **_: host.close(), weak=False)
+
+    def end(**_: object) -> None:
+        host.close()
+        runner.events.close()
+
+    signals.worker_process_shutdown.connect(end, weak=False)
 
 
 def _pulse(link: ChildLink, every_s: float) -> None:
@@ -60,3 +74,10 @@ def _pulse(link: ChildLink, every_s: float) -> None:
     while True:
         link.say({"event": "pulse"})
         time.sleep(every_s)
+
+
+def _flush(events: EventLog, every_s: float) -> None:
+    """Write what happened while the store was away, without waiting for the next event."""
+    while True:
+        time.sleep(every_s)
+        events.flush()

@@ -10,7 +10,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import TTSError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,8 +31,10 @@ class Rescue(Protocol):
         """Give back everything a dead worker held."""
         ...
 
-    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
-        """Release and ring for the jobs of this worker's dead child."""
+    def give_back_claims(
+        self, worker_id: str, evidence: Evidence | None = None, *, child: int | None = None
+    ) -> list[str]:
+        """Release and ring for the jobs of this worker's dead child (None: of all it ever had)."""
         ...
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
@@ -52,12 +54,12 @@ class Rescue(Protocol):
         ...
 
 
-def survive(work: Callable[[], object], on_unavailable: Callable[[UnavailableError], None]) -> bool:
+def survive(work: Callable[[], object], on_failure: Callable[[TTSError], None]) -> bool:
     """Do something that may fail; a thread that others rely on must not end with it."""
     try:
         work()
-    except UnavailableError as error:
-        on_unavailable(error)
+    except TTSError as error:
+        on_failure(error)
     except Exception:
         logger.exception("this failed and will be done again")
     else:
@@ -75,31 +77,30 @@ class Chores:
         *,
         clock: Clock,
         reconcile_s: float,
-        on_unavailable: Callable[[UnavailableError], None],
         on_epochs: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._worker_id = worker_id
         self._rescue = rescue
         self._clock = clock
         self._reconcile_s = reconcile_s
-        self._on_unavailable = on_unavailable
         self._on_epochs = on_epochs
         self._epochs_wanted = False
         self._next_reconcile_s = 0.0
         self._next_sweep_s = clock() + _SWEEP_S
-        self._child_died: Callable[[], Evidence] | None = None
+        #: whose jobs are to be given back, by pid; and what says how they ended
+        self._dead_children: dict[int, Callable[[], Evidence]] = {}
         self._dead: dict[str, float] = {}  #: workers to recover, by their silence in seconds
         self._queues: tuple[str, ...] = ()
         self._working_on: Mapping[str, str] = {}
+        self._failing: set[str] = set()  #: chores whose failure has been told
         self._due = threading.Event()
 
-    def child_died(self, evidence: Callable[[], Evidence]) -> None:
-        """Have the jobs of this worker's dead child given back.
+    def child_died(self, pid: int, evidence: Callable[[], Evidence]) -> None:
+        """Have the jobs of this worker's dead child given back; not what its successor claims.
 
         ``evidence`` says how it ended. It is asked in this thread, as it may have to wait a moment.
         """
-        if self._child_died is None:  # else it was ended as stuck, and now it is gone
-            self._child_died = evidence
+        self._dead_children.setdefault(pid, evidence)  # it may be known already, as stuck
         self._due.set()
 
     def worker_died(self, worker_id: str, silent_s: float) -> None:
@@ -135,16 +136,15 @@ class Chores:
         """
         if self._epochs_wanted:
             self._epochs_wanted = False  # where this fails, the next try to acquire asks again
-            self._survive(lambda: self._on_epochs(self._rescue.highest_epoch()))
-        if self._child_died is not None:
-            evidence, self._child_died = self._child_died, None
-            if not self._survive(partial(self._give_back_claims, evidence)):
-                self._child_died = evidence
+            self._survive("epochs", lambda: self._on_epochs(self._rescue.highest_epoch()))
+        for pid, evidence in list(self._dead_children.items()):
+            if self._survive("jobs of the dead child", partial(self._give_back, pid, evidence)):
+                self._dead_children.pop(pid)
         recovered = False
         for worker, silent_s in list(self._dead.items()):
             self._dead.pop(worker, None)  # while it is dead, the next decision names it again
             recover = partial(self._rescue.recover, worker, silent_s=silent_s)
-            recovered = self._survive(recover) or recovered
+            recovered = self._survive(f"recovery of {worker}", recover) or recovered
         if recovered:
             # the dead may have taken messages with them that stand on nobody's list
             self._reconcile(at_once=True)
@@ -153,17 +153,27 @@ class Chores:
             return
         self._next_reconcile_s = now_s + self._reconcile_s
         self._reconcile(at_once=False)
-        self._survive(self._rescue.complete_batches)
+        self._survive("reports", self._rescue.complete_batches)
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_S
-            self._survive(self._rescue.sweep)
+            self._survive("sweep", self._rescue.sweep)
 
-    def _give_back_claims(self, evidence: Callable[[], Evidence]) -> None:
-        self._rescue.give_back_claims(self._worker_id, evidence())
+    def _give_back(self, pid: int, evidence: Callable[[], Evidence]) -> None:
+        self._rescue.give_back_claims(self._worker_id, evidence(), child=pid)
 
     def _reconcile(self, *, at_once: bool) -> None:
         for queue in self._queues:
-            self._survive(partial(self._rescue.reconcile, queue, self._working_on, at_once=at_once))
+            look = partial(self._rescue.reconcile, queue, self._working_on, at_once=at_once)
+            self._survive(f"lost messages of {queue}", look)
 
-    def _survive(self, chore: Callable[[], object]) -> bool:
-        return survive(chore, self._on_unavailable)
+    def _survive(self, what: str, chore: Callable[[], object]) -> bool:
+        done = survive(chore, partial(self._complain, what))
+        if done:
+            self._failing.discard(what)
+        return done
+
+    def _complain(self, what: str, error: TTSError) -> None:
+        """Log that a chore failed, once until it succeeds: it is tried again and again."""
+        if what not in self._failing:
+            self._failing.add(what)
+            logger.warning("%s: %s; it is tried again", what, error)

@@ -22,6 +22,8 @@ from celery import bootsteps
 from celery.worker.consumer import Consumer
 from celery.worker.state import active_requests
 
+from tts_workers.held_messages import held_by, put_back
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -185,15 +187,10 @@ class HeldMessages(bootsteps.StartStopStep):
         working_on = {request.message.delivery_tag for request in active_requests}
         channel = parent.task_consumer.channel
         with channel.conn_or_acquire() as client:
-            held = [_text(tag) for tag in client.hkeys(channel.unacked_key)]
-            # newest first: each goes to the very head, so the oldest ends up in front
-            for tag in reversed([tag for tag in held if tag not in working_on]):
+            lost = [tag for tag in held_by(channel, client) if tag not in working_on]
+            for tag in lost:
                 logger.info("message %s goes back: its connection was lost", tag)
-                qos.restore_by_tag(tag, client=client)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+            put_back(channel, client, lost)
 
 
 class ChildExits(bootsteps.StartStopStep):

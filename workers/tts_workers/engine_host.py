@@ -108,20 +108,22 @@ class EngineHost:
         )
 
     def _load(self) -> LoadedEngine:
-        """Load and probe. Rule 7: ready means it has spoken."""
+        """Load and probe. Rule 7: ready means it has spoken.
+
+        Without a budget, as nobody watches yet; and `Pace` learns nothing from a text so short,
+        spoken with one voice: the first job may still have caches to build.
+        """
         storage = open_storage(self._storage_url)
         storage.sweep(_ABANDONED_S)
         epochs = EpochMarks(storage, self._lane_key)
         engine = load_engine(self._engine_name)
         try:
             engine.load(self._device)
-            with self.pace.step("voice", 1):
-                voice = engine.encode_voice(VoiceReference())
+            voice = engine.encode_voice(VoiceReference())
             state = None
             samples = 0
             for segment in engine.split(PROBE_TEXT):
-                with self.pace.step("speak", len(segment.text)):
-                    spoken = engine.speak(segment, voice, state, SpeakOptions())
+                spoken = engine.speak(segment, voice, state, SpeakOptions())
                 state, samples = spoken.state, samples + len(spoken.samples)
         except EngineError:
             engine.close()

@@ -35,6 +35,7 @@ from tts_tasks.routing import route_of
 from tts_tasks.storage import Ownership, Published, find_published, publish
 from tts_tasks.tasks import accept_online
 from tts_workers.endings import Endings, exhausted_reason, failure, of_lost_attempts
+from tts_workers.link import nonce_prefix
 from tts_workers.memory import PARDONS, with_memory_freed
 from tts_workers.online import OnlineWork
 from tts_workers.rendering import OvertakenError, Rendering, Tools, YieldedError
@@ -94,6 +95,11 @@ class JobRunner:
         log = SegmentLog(settings.redis_url, client=client)
         self._tools = Tools(log, host.pace, settings, self._insist, self._begins)
 
+    @property
+    def events(self) -> EventLog:
+        """Where this process writes what happened; what waits there is for others to flush."""
+        return self._events
+
     def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
         """Run a job to its end; returns the artifact's record.
 
@@ -128,7 +134,7 @@ class JobRunner:
         self, job_id: str, task_id: str, given: dict[str, Any] | None, loaded: LoadedEngine
     ) -> Claim | ClaimRefused:
         on_lane = keys.split_job_id(job_id)[0] == self._lane_key
-        nonce = secrets.token_hex(8)
+        nonce = nonce_prefix(self._link.pid) + secrets.token_hex(8)
 
         def claim() -> Claim | ClaimRefused:
             lease = self._lease.get(_NEWS_OF_LEADERSHIP_S) if on_lane else None

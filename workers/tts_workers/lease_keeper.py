@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tts_tasks.coordination.base import EpochFloor
+from tts_workers.chores import survive
 from tts_workers.decision import Leadership
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from tts_tasks.clock import Clock
     from tts_tasks.coordination import Coordinator, Lease
+    from tts_tasks.errors import TTSError
     from tts_tasks.events import EventLog
     from tts_tasks.settings import Settings
 
@@ -49,6 +52,7 @@ class LeaseKeeper:
         self._leadership: Leadership | None = None
         self._to_log: deque[str] = deque()  #: a thread that does no I/O does not log either
         self._floor = EpochFloor()
+        self._asking = threading.Lock()  #: one renewal at a time
 
     @property
     def leadership(self) -> Leadership | None:
@@ -73,7 +77,7 @@ class LeaseKeeper:
             self._floor = EpochFloor(max(self._floor.epoch, lease.epoch))
 
     def acquire(self) -> Lease | None:
-        """Try to become the primary; returns the lease if the lane was free.
+        """Try to become the primary; returns the lease that is led under, or None.
 
         Raises `EpochsUnknownError`: then `saw` is to be told before the next try.
         """
@@ -84,18 +88,45 @@ class LeaseKeeper:
         lease = self._coordinator.acquire(
             self._lane_key, self._worker_id, self._settings.lease_ttl_s, floor
         )
-        if lease is not None:
-            self._lead(lease, asked_s)
-        return lease
+        return lease if lease is not None and self._lead(lease, asked_s) else None
 
     def renew(self, lease: Lease) -> None:
         """Prolong the lease, or stop to believe in it."""
-        asked_s = self._clock()
-        if self._coordinator.renew(self._lane_key, lease, self._settings.lease_ttl_s):
-            self._lead(lease, asked_s)
-        else:
-            self.renewal_failed(lease, "refused: it is gone or somebody else's")
-            self.demote(lease, "the renewal was refused")
+        leads = self.leadership
+        with self._asking:
+            if self.leadership is not leads:
+                return  # another thread has asked meanwhile, or it has ended
+            asked_s = self._clock()
+            if self._coordinator.renew(self._lane_key, lease, self._settings.lease_ttl_s):
+                self._prolong(lease, asked_s)
+            elif self._believes_in(lease):
+                self.renewal_failed(lease, "refused: it is gone or somebody else's")
+                self.demote(lease, "the renewal was refused")
+
+    def keep(
+        self,
+        stopping: threading.Event,
+        changed: threading.Condition,
+        *,
+        retry_s: float,
+        on_failure: Callable[[TTSError], None],
+    ) -> None:
+        """Renew as soon as it is due, until ``stopping``; the body of a thread.
+
+        `decide` orders it too, but it reads the world first, and a slow store takes its time for
+        that. A renewal that is not answered is tried again at once: `Settings` sees to it that
+        there is time for one. ``changed``: a condition on the mutex, notified at every change.
+        """
+        while not stopping.is_set():
+            with changed:
+                leads = self._leadership
+                left_s = None if leads is None else leads.renew_at_s - self._clock()
+                if leads is None or left_s is None or left_s > 0:
+                    changed.wait(left_s)
+                    continue
+            asked_s = self._clock()
+            if not survive(partial(self.renew, leads.lease), on_failure):
+                stopping.wait(max(0.0, asked_s + retry_s - self._clock()))
 
     def renewal_failed(self, lease: Lease, reason: str) -> None:
         """Take down that a lease could not be prolonged."""
@@ -140,39 +171,77 @@ class LeaseKeeper:
 
     def remove(self, lease: Lease, reason: str) -> None:
         """Remove a lease from the store, ours or a dead worker's, and say so if it was there."""
-        if self._coordinator.remove(self._lane_key, lease):
-            self._events.note(
-                "lease.released" if lease.holder == self._worker_id else "lease.deposed",
-                lane=self._lane_key,
-                holder=lease.holder,
-                epoch=lease.epoch,
-                by=self._worker_id,
-                reason=reason,
-            )
+        remove_lease(
+            self._coordinator,
+            self._events,
+            self._lane_key,
+            lease,
+            by=self._worker_id,
+            reason=reason,
+        )
 
     def log(self) -> None:
         """Write to the log what has been done without I/O."""
         while self._to_log:
             logger.warning(self._to_log.popleft())
 
-    def _lead(self, lease: Lease, asked_s: float) -> None:
+    def _lead(self, lease: Lease, asked_s: float) -> bool:
+        """Begin to believe in a lease; False if the answer came too late for that."""
+        self.saw(lease.epoch)
+        with self._mutex:
+            if not self._believe(lease, asked_s):
+                return False
+            self._events.note(
+                "lease.acquired",
+                lane=self._lane_key,
+                holder=lease.holder,
+                epoch=lease.epoch,
+            )
+            self._to_log.append(f"primary of lane {self._lane_key}, epoch {lease.epoch}")
+            self._on_change()
+            return True
+
+    def _prolong(self, lease: Lease, asked_s: float) -> None:
+        """Go on believing in a lease; a late answer brings no belief back that has ended."""
+        with self._mutex:
+            if self._believes_in(lease) and self._believe(lease, asked_s):
+                self._on_change()
+
+    def _believes_in(self, lease: Lease) -> bool:
+        with self._mutex:
+            leads = self._leadership
+            return leads is not None and leads.lease == lease and self._clock() < leads.deadline_s
+
+    def _believe(self, lease: Lease, asked_s: float) -> bool:
         leadership = Leadership(
             lease,
             deadline_s=asked_s + self._settings.renew_deadline_s,
             renew_at_s=asked_s + self._settings.heartbeat_s,
         )
-        self.saw(lease.epoch)
-        with self._mutex:
-            if self._clock() >= leadership.deadline_s:
-                return  # the answer came too late to be believed
-            is_new = self._leadership is None or self._leadership.lease != lease
-            self._leadership = leadership
-            if is_new:
-                self._events.note(
-                    "lease.acquired",
-                    lane=self._lane_key,
-                    holder=lease.holder,
-                    epoch=lease.epoch,
-                )
-                self._to_log.append(f"primary of lane {self._lane_key}, epoch {lease.epoch}")
-            self._on_change()
+        if self._clock() >= leadership.deadline_s:
+            return False
+        self._leadership = leadership
+        return True
+
+
+def remove_lease(
+    coordinator: Coordinator,
+    events: EventLog,
+    lane_key: str,
+    lease: Lease,
+    *,
+    by: str,
+    reason: str,
+) -> bool:
+    """Remove exactly this lease and take that down; False if it was there no more."""
+    if not coordinator.remove(lane_key, lease):
+        return False
+    events.note(
+        "lease.released" if lease.holder == by else "lease.deposed",
+        lane=lane_key,
+        holder=lease.holder,
+        epoch=lease.epoch,
+        by=by,
+        reason=reason,
+    )
+    return True

@@ -31,6 +31,11 @@ def new_address() -> str:
     return f"tts-worker-{os.getpid()}-{secrets.token_hex(8)}"
 
 
+def nonce_prefix(child: int) -> str:
+    """Return how the nonces of a child's claims begin, by its pid: its successor's do not."""
+    return f"{child}."
+
+
 class LinkListener(Protocol):
     """What the parent does with what it hears."""
 
@@ -127,6 +132,7 @@ class ChildLink:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(b"\0" + address.encode())
         self._on_message = on_message
+        self.pid = os.getpid()  #: by which the parent knows this child
         self._mutex = threading.Lock()
         threading.Thread(target=self._read, name="link-parent", daemon=True).start()
 

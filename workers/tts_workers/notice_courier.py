@@ -13,7 +13,7 @@ from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from tts_tasks.clock import Clock, boottime_s
-from tts_workers.notice_targets import DeliveryError
+from tts_tasks.errors import DeliveryError
 
 if TYPE_CHECKING:
     from tts_tasks.events import EventLog

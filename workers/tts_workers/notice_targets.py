@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from tts_tasks.errors import ConfigurationError
+from tts_tasks.errors import ConfigurationError, DeliveryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,14 +70,6 @@ class Notice:
             f"TTS_NOTICE_{name.upper()}": "" if value is None else str(value).replace("\0", "")
             for name, value in values.items()
         }
-
-
-class DeliveryError(Exception):
-    """One try failed; with ``final`` no further one will fare better."""
-
-    def __init__(self, reason: str, *, final: bool = False) -> None:
-        super().__init__(reason)
-        self.final = final
 
 
 class Target(Protocol):

@@ -46,6 +46,8 @@ MARK_TTL_S = 24 * 3600
 #: Why the old leadership ended is looked for in the events of this long, so often, this far apart:
 #: whoever deposed writes that down a moment after the successor could acquire.
 _ENDED_WITHIN_S, _LOOKS, _LOOK_AGAIN_S = 120.0, 5, 0.2
+#: Who is told of in one of these has led.
+_BELIEVED = ("lease.acquired", "lease.demoted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,12 @@ class Memory(Protocol):
         """Return the epoch of a loss (0: the lane's last) if it is this worker's to tell."""
         ...
 
-    def ending_before(self, lane: str, epoch: int) -> Ending | None:
-        """Return the last known ending of a leadership of the lane before this epoch."""
+    def ending_before(self, lane: str, epoch: int, successor: str) -> Ending | None:
+        """Return the last known ending of a leadership of the lane before this epoch.
+
+        A lease that the ``successor`` itself was granted and never led under was no leadership:
+        the store's answer was lost, or came too late.
+        """
         ...
 
     def leader_before(self, lane: str, epoch: int) -> str | None:
@@ -95,15 +101,18 @@ class RedisMemory:
         except redis.RedisError:
             return epoch or None
 
-    def ending_before(self, lane: str, epoch: int) -> Ending | None:
+    def ending_before(self, lane: str, epoch: int, successor: str) -> Ending | None:
         """Read the stream; a removal of the lease tells more than the demotion beside it.
 
         Where operators ordered what happened, their reason is added.
         """
         found: dict[int, Ending] = {}
+        led: set[int] = set()  #: epochs that somebody has believed in
         ordered: dict[tuple[str, str], str] = {}
         try:
             for event in self._events.read(since_s=_ENDED_WITHIN_S):
+                if event["event"] in _BELIEVED and event.get("lane") == lane:
+                    led.add(event.get("epoch", 0))
                 match event:
                     case {"event": "lane.switchover", "old": holder, "new": to, "reason": why}:
                         ordered[holder, f"switchover to {to}"] = why
@@ -123,9 +132,10 @@ class RedisMemory:
                         found[ended] = Ending(ended, holder, why)
         except redis.RedisError:
             return None
-        if not found:
+        ends = [end for end in found.values() if end.holder != successor or end.epoch in led]
+        if not ends:
             return None
-        last = found[max(found)]
+        last = max(ends, key=lambda end: end.epoch)
         why = ordered.get((last.holder, last.reason))
         return replace(last, reason=f"{last.reason}: {why}") if why else last
 
@@ -233,6 +243,8 @@ class Notices:
         now_s = self._clock()
         step_s = 0.0 if seen.looked_s is None else now_s - seen.looked_s
         seen.looked_s = now_s
+        if lease is not None and lease.holder == self._worker and lease != seen.last:
+            lease = None  # granted and never led under: its answer was lost, or came too late
         if lease is not None:
             seen.last, seen.gap_s, seen.told = lease, 0.0, False
             return
@@ -323,7 +335,8 @@ class Notices:
         for look in range(_LOOKS):
             if look and self._closing.wait(_LOOK_AGAIN_S):
                 break
-            ending = self._memory.ending_before(failover.lane, failover.epoch)
+            successor = failover.new_holder or ""
+            ending = self._memory.ending_before(failover.lane, failover.epoch, successor)
             if ending is not None and ending.epoch == failover.epoch - 1:
                 return ending.holder, ending.reason
         if ending is not None and (old is None or ending.epoch >= old.epoch):

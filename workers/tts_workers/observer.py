@@ -84,7 +84,7 @@ class Observer:
             (
                 record.epoch
                 for record in self.workers.values()
-                if record and f"{record.pool}.{record.lane}" == lane_key
+                if record and record.lane_key == lane_key
             ),
             default=0,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,13 @@ _NEWEST = 0.3
 
 
 class Pace:
-    """Time budgets for steps of a kind, proportional to their size.
+    """Time budgets for steps of a kind, learned from the jobs that were done.
 
-    budget = max(``floor_s``, ``factor`` × expected time), where the expected time is the size times
-    the running mean of seconds per unit of size. Until a kind of step has been measured, it gets
-    ``unknown_s``: a first step may build caches and compile kernels.
+    budget = max(``floor_s``, ``factor`` × expected time). A step with a size is expected to take
+    the size times the running mean of seconds per unit of size; one without, such as a voice that
+    is either loaded or found in a cache, as long as the longest of its kind so far. So each voice
+    is a kind of its own. Until a kind of step has been measured, it gets ``unknown_s``: a first
+    step may build caches and compile kernels.
 
     ``tell`` is called with the budget in seconds when a step begins, and with 0 when it has ended.
     """
@@ -38,17 +39,17 @@ class Pace:
         self._factor = factor
         self._unknown_s = unknown_s
         self._clock = clock
-        self._seconds_per_unit: defaultdict[str, float | None] = defaultdict(lambda: None)
+        self._known_s: dict[str, float] = {}  #: seconds per unit of size, or the longest
 
-    def budget_s(self, kind: str, size: int) -> float:
+    def budget_s(self, kind: str, size: int | None = None) -> float:
         """Return how long a step may take."""
-        per_unit_s = self._seconds_per_unit[kind]
-        if per_unit_s is None:
+        known_s = self._known_s.get(kind)
+        if known_s is None:
             return max(self._floor_s, self._unknown_s)
-        return max(self._floor_s, self._factor * per_unit_s * max(1, size))
+        return max(self._floor_s, self._factor * known_s * _units(size))
 
     @contextmanager
-    def step(self, kind: str, size: int) -> Iterator[None]:
+    def step(self, kind: str, size: int | None = None) -> Iterator[None]:
         """Do a step within its budget; only a step that succeeds is learned from."""
         self._tell(self.budget_s(kind, size))
         began_s = self._clock()
@@ -56,8 +57,13 @@ class Pace:
             yield
         finally:
             self._tell(0.0)
-        took_s = (self._clock() - began_s) / max(1, size)
-        known_s = self._seconds_per_unit[kind]
-        self._seconds_per_unit[kind] = (
-            took_s if known_s is None else (1 - _NEWEST) * known_s + _NEWEST * took_s
-        )
+        took_s = (self._clock() - began_s) / _units(size)
+        known_s = self._known_s.get(kind, took_s)
+        if size is None:
+            self._known_s[kind] = max(known_s, took_s)
+        else:
+            self._known_s[kind] = (1 - _NEWEST) * known_s + _NEWEST * took_s
+
+
+def _units(size: int | None) -> int:
+    return max(1, size or 0)

@@ -11,19 +11,21 @@ import contextlib
 import json
 import logging
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import redis
 from kombu.exceptions import OperationalError
 
 from tts_tasks.doorbell import ring
-from tts_tasks.errors import UnavailableError
+from tts_tasks.errors import TTSError, UnavailableError
 from tts_tasks.ledger import SegmentLog
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_tasks.storage.staging import sweep_staging
 from tts_workers.endings import Endings
 from tts_workers.evidence import of_lost_worker
+from tts_workers.held_messages import held_by, put_back
+from tts_workers.link import nonce_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -73,6 +75,7 @@ class Recovery:
         self._events = events
         self._endings = Endings(settings, ledger, events)
         self._segments = SegmentLog(settings.redis_url)
+        self._epochs_unknown = False
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         """Give back everything a dead worker held, and strike it off the registry."""
@@ -91,24 +94,39 @@ class Recovery:
             messages=len(restored),
         )
 
-    def give_back_claims(self, worker_id: str, evidence: Evidence | None = None) -> list[str]:
+    def give_back_claims(
+        self, worker_id: str, evidence: Evidence | None = None, *, child: int | None = None
+    ) -> list[str]:
         """Release the jobs that a worker's dead child had claimed, and have them redone.
 
-        ``evidence``: how the child ended; None: its worker leaves.
+        ``child``: its pid. What its successor has claimed meanwhile is left alone, however late
+        this is done. None: the worker leaves, and gives back everything. ``evidence``: how the
+        child ended; None: its worker leaves.
         Their messages go to the head of the queue: who has waited longest is served first. Celery
         would put them at its end; it is slower to notice, and then finds nothing left to do.
         """
-        released = self._release_claims(worker_id, evidence or {"reason": "its worker left"})
+        evidence = evidence or {"reason": "its worker left"}
+        released = self._release_claims(worker_id, evidence, child)
         task_ids = {_task_id(record) for record in released}
         restored = self._restore_messages(worker_id, only=task_ids) if released else set()
         self._ring(record for record in released if _task_id(record) not in restored)
         return [record.id for record in released]
 
-    def _release_claims(self, worker_id: str, evidence: Evidence) -> list[JobRecord]:
+    def _release_claims(
+        self, worker_id: str, evidence: Evidence, child: int | None = None
+    ) -> list[JobRecord]:
         released: list[JobRecord] = []
         evidence = {**evidence, "worker": worker_id}
         for job_id in self._ledger.claims_of(worker_id):
-            strikes = self._ledger.release(job_id, worker_id, None, strike=True, evidence=evidence)
+            attempt = None
+            if child is not None:
+                held = self._ledger.get(job_id)
+                if held is None or not held.nonce.startswith(nonce_prefix(child)):
+                    continue
+                attempt = held.attempt
+            strikes = self._ledger.release(
+                job_id, worker_id, attempt, strike=True, evidence=evidence
+            )
             if strikes is None:
                 continue
             record = self._ledger.get(job_id)
@@ -180,18 +198,25 @@ class Recovery:
 
     def highest_epoch(self) -> int:
         """Return up to where the storage says that the lane's epochs are used."""
-        storage = open_storage(self._settings.storage_url)
-        return EpochMarks(storage, self._settings.lane_key).floor()
+        lane_key = self._settings.lane_key
+        try:
+            floor = EpochMarks(open_storage(self._settings.storage_url), lane_key).floor()
+        except TTSError as error:
+            if not self._epochs_unknown:  # once an outage: candidates ask again and again
+                self._events.emit("lease.epochs_unknown", lane=lane_key, reason=str(error))
+            self._epochs_unknown = True
+            raise
+        self._epochs_unknown = False
+        return floor
 
     def _ring(self, records: Iterable[JobRecord]) -> None:
         by_queue: dict[tuple[str, bool], list[JobRecord]] = defaultdict(list)
         for record in records:
             by_queue[record.meta.queue, not record.meta.batch].append(record)
         for (queue, online), group in by_queue.items():
-            self._ledger.rung(queue, [record.id for record in group])
+            rung_ms = self._ledger.rung(queue, [record.id for record in group])
             task_ids = [_task_id(record) for record in group]
-            now_ms = self._ledger.now_ms()
-            ring(self._app, queue, task_ids, rung_ms=now_ms, wants_result=online)
+            ring(self._app, queue, task_ids, rung_ms=rung_ms, wants_result=online)
 
     def _restore_messages(self, worker_id: str, *, only: Collection[str] = ()) -> set[str]:
         """Put messages that a worker had taken back to the head of their queues.
@@ -200,7 +225,6 @@ class Recovery:
         the task ids of those that were put back.
         """
         options = dict(self._app.conf.broker_transport_options or {}) | unacked_keys(worker_id)
-        restored: set[str] = set()
         try:
             with (
                 contextlib.closing(self._app.connection_for_write()) as template,
@@ -208,28 +232,21 @@ class Recovery:
                 contextlib.closing(connection.channel()) as channel,
                 channel.conn_or_acquire() as client,
             ):
-                held: dict[Any, Any] = client.hgetall(channel.unacked_key)
-                # newest first: each goes to the very head, so the oldest ends up in front
-                for tag, entry in reversed(held.items()):
-                    task_id = _task_id_of_message(entry)
-                    if not only or task_id in only:
-                        channel.qos.restore_by_tag(_text(tag), client=client)
-                        restored.add(task_id)
+                held = held_by(channel, client)
+                task_ids = {tag: _task_id_of_message(entry) for tag, entry in held.items()}
+                tags = [tag for tag, task_id in task_ids.items() if not only or task_id in only]
+                put_back(channel, client, tags)
                 if not only:
                     client.delete(channel.unacked_index_key)
         except (redis.RedisError, OperationalError, OSError) as error:
             raise UnavailableError(
                 f"messages of {worker_id} not given back yet: {error}"
             ) from error
-        return restored
+        return {task_ids[tag] for tag in tags}
 
 
 def _task_id(record: JobRecord) -> str:
     return record.meta.task_id or record.id
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _task_id_of_message(entry: bytes | str) -> str:

@@ -117,7 +117,7 @@ class Rendering:
         `YieldedError`, and what engines and stores raise.
         """
         request = self._request
-        with self._tools.pace.step("voice", 1):
+        with self._tools.pace.step(f"voice {request.voice}"):
             voice = self._loaded.engine.encode_voice(
                 VoiceReference(name=request.voice, prompt_text=request.prompt_text)
             )

@@ -2,8 +2,9 @@
 
 Every agent watches every worker, so a cluster does not need this process. It helps where all
 workers of a lane may die together, and where another machine is to have an eye on them. It looks
-after all lanes that registered workers are on; it leads nothing and is registered nowhere. Any
-number of watchdogs at once is harmless: each removes exactly the record it has seen.
+after its own lane and every other that it has seen a registered worker on; it leads nothing and is
+registered nowhere. Any number of watchdogs at once is harmless: each removes exactly the record it
+has seen.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import signal
 import socket
 import sys
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from tts_tasks.app import app
 from tts_tasks.clock import Clock, boottime_s
 from tts_tasks.coordination.redis_store import RedisCoordinator
-from tts_tasks.errors import ConfigurationError, UnavailableError
+from tts_tasks.errors import ConfigurationError, TTSError
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import JobLedger
 from tts_tasks.redis_connection import connect
@@ -28,6 +30,7 @@ from tts_tasks.routing import Route, route_of
 from tts_tasks.settings import get_settings
 from tts_workers.chores import Chores, Rescue, survive
 from tts_workers.decision import Recover, Remove, View, decide
+from tts_workers.lease_keeper import remove_lease
 from tts_workers.notices import Notices
 from tts_workers.observer import Observer
 from tts_workers.recovery import Recovery
@@ -61,6 +64,7 @@ class StandaloneWatchdog:
         self._notices = notices
         self._clock = clock
         self._observer = Observer(coordinator, settings, clock)
+        self._routes = {route_of(settings)}
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._store_answered = True
@@ -69,7 +73,6 @@ class StandaloneWatchdog:
             rescue,
             clock=clock,
             reconcile_s=settings.lost_message_grace_s / 2,
-            on_unavailable=self._note_store_failure,
         )
 
     def stop(self) -> None:
@@ -102,6 +105,8 @@ class StandaloneWatchdog:
         """Look once, and act."""
         leases = {route.lane_key: self._coordinator.read(route.lane_key) for route in self._routes}
         silences = self._observer.look(leases.values())
+        # never fewer: a lane is looked after, and told of, also when its last worker is recovered
+        self._routes |= {Route(w.pool, w.lane) for w in self._observer.workers.values() if w}
         if not self._store_answered:
             logger.info("the store answers again")
         self._store_answered = True
@@ -116,13 +121,6 @@ class StandaloneWatchdog:
     def do_chores(self) -> None:
         """Do what the chores' thread does, once."""
         self._chores.do()
-
-    @property
-    def _routes(self) -> set[Route]:
-        records = self._observer.workers.values()
-        return {Route(record.pool, record.lane) for record in records if record} | {
-            route_of(self._settings)
-        }
 
     def _watch_lane(self, lane_key: str, lease: Lease | None, silences: dict[str, Silence]) -> None:
         view = View(
@@ -143,18 +141,11 @@ class StandaloneWatchdog:
                     self._chores.worker_died(worker, silent_s)
 
     def _depose(self, lane_key: str, lease: Lease, reason: str) -> None:
-        if self._coordinator.remove(lane_key, lease):
+        store, events = self._coordinator, self._events
+        if remove_lease(store, events, lane_key, lease, by=self._name, reason=reason):
             logger.warning("deposed %s in lane %s: %s", lease.holder, lane_key, reason)
-            self._events.emit(
-                "lease.deposed",
-                lane=lane_key,
-                holder=lease.holder,
-                epoch=lease.epoch,
-                by=self._name,
-                reason=reason,
-            )
 
-    def _note_store_failure(self, error: UnavailableError) -> None:
+    def _note_store_failure(self, error: TTSError) -> None:
         if self._store_answered:
             logger.warning("the store does not answer: %s", error)
         self._store_answered = False
@@ -164,10 +155,31 @@ def main() -> int:
     """Run until SIGINT or SIGTERM; returns an exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = get_settings()
+        watchdog = _set_up(get_settings())
     except ConfigurationError as error:
         sys.stderr.write(f"Error: {error}\n")
         return 2
+    # Of a thread's own: a signal's handler runs in the main one, which must not hold a lock that
+    # the handler wants. A `SimpleQueue` can be put to while it is got from; an `Event` cannot.
+    ended: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.put(0))
+
+    def watch() -> None:
+        try:
+            watchdog.run()
+        finally:
+            ended.put(1)
+
+    thread = threading.Thread(target=watch, name="tts-watch")
+    thread.start()
+    status = ended.get()
+    watchdog.stop()
+    thread.join()
+    return status
+
+
+def _set_up(settings: Settings) -> StandaloneWatchdog:
     name = f"watchdog{os.getpid()}@{socket.gethostname()}/{secrets.token_hex(4)}"
     coordinator = RedisCoordinator(settings.redis_url, timeout_s=settings.request_timeout_s)
     diary = connect(settings.redis_url, timeout_s=settings.request_timeout_s, retries=0)
@@ -179,12 +191,9 @@ def main() -> int:
         coordinator=coordinator,
         events=events,
     )
-    try:
-        notices = Notices.of(settings, worker=name, events=events)
-    except ConfigurationError as error:
-        sys.stderr.write(f"Error: {error}\n")
-        return 2
-    watchdog = StandaloneWatchdog(
+    notices = Notices.of(settings, worker=name, events=events)
+    logger.info("%s watches: no heartbeat for %.1f s is a death", name, settings.silence_s)
+    return StandaloneWatchdog(
         settings,
         name,
         coordinator=coordinator,
@@ -192,11 +201,6 @@ def main() -> int:
         events=events,
         notices=notices,
     )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: watchdog.stop())
-    logger.info("%s watches: no heartbeat for %.1f s is a death", name, settings.silence_s)
-    watchdog.run()
-    return 0
 
 
 if __name__ == "__main__":
