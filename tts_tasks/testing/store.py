@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
@@ -32,6 +32,33 @@ class Wire(Protocol):
 
 
 @dataclass
+class BatchHash:
+    """What one Redis would hold of a batch by reference, but for its jobs."""
+
+    source: str
+    output: str
+    queue: str
+    created_ms: int
+    priority: float
+    alive_ms: int
+    sealed: bool = False
+    is_cancelled: bool = False
+    report: str | None = None
+    virtual_time: float = 0.0
+    chunks: int = 0
+    fed: int = 0
+    flushed: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    ended: Counter[str] = field(default_factory=Counter)  #: lines by how they ended
+    ready: list[tuple[int, int, int]] = field(default_factory=list)  #: line, chars, chunk
+    window: dict[int, int] = field(default_factory=dict)  #: chunk → lines that have not ended
+    taken: dict[int, str] = field(default_factory=dict)  #: line → who has it now, or nothing
+    runs: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    done: list[int] = field(default_factory=list)
+
+
+@dataclass
 class MemoryStore:
     """The data of one store, by its own clock, which may jump. Clients change it by effects."""
 
@@ -50,6 +77,13 @@ class MemoryStore:
     queues: dict[str, list[tuple[str, float]]] = field(default_factory=lambda: defaultdict(list))
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     unreported: set[str] = field(default_factory=set)
+    books: dict[str, BatchHash] = field(default_factory=dict)  #: batches by reference
+    listed: dict[str, None] = field(default_factory=dict)  #: batches in the order of their opening
+    #: queue → batch → virtual time
+    shares: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    turns: dict[str, str] = field(default_factory=dict)  #: batch → ``"number output"``
+    turn_number: int = 0
+    reporting: dict[str, int] = field(default_factory=dict)  #: batch → until when, in ms
     _mutex: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def at_once(self, effect: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -111,5 +145,10 @@ class MemoryStore:
             self.queues,
             self.batches,
             self.unreported,
+            self.books,
+            self.listed,
+            self.shares,
+            self.turns,
+            self.reporting,
         ):
             held.clear()
