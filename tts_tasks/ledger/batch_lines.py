@@ -34,6 +34,8 @@ DONE_KEPT = 10_000
 #: How long a batch keeps its turn whose submitter neither seals it nor shows a sign of life.
 UNSEALED_GRACE_S = 600.0
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
@@ -140,7 +142,7 @@ class BatchLines:
             self._let_go(batch_id, asked.worker)
             return None
         self._shares.charge(queue, {**dict.fromkeys(waiting, start), batch_id: float(answer[1])})
-        return Run.from_numbers(batch_id, answer[2:])
+        return Run.from_text(batch_id, answer[2])
 
     def finish(self, batch_id: str, worker: str, endings: Sequence[LineEnding]) -> list[bool]:
         """End lines that a worker has taken; returns for each False if its attempt is stale.
@@ -154,12 +156,13 @@ class BatchLines:
         for ending in endings:
             if ending.state not in ENDINGS:
                 raise ValueError(f"a line cannot end as {ending.state!r}")
-            args += [ending.line, ending.chunk, ending.attempt, ending.state]
-            args.append(json.dumps(ending.result, ensure_ascii=False))
+            args.append(f"{ending.line} {ending.chunk} {ending.attempt} {ending.state}")
+            args.append(_to_json(ending.result))
         tag_keys = [keys.batch(batch_id), keys.batch_chunks(batch_id), keys.batch_done(batch_id)]
         tag_keys += [keys.batch_taken(batch_id), keys.batch_jobs(batch_id)]
         with unavailable_is_clear(self._url):
-            return list(map(bool, self._scripts.run("finish_lines", tag_keys, args)))
+            answers: str = self._scripts.run("finish_lines", tag_keys, args)
+        return [answer == "1" for answer in answers]
 
     def release(
         self, batch_id: str, worker: str, lines: Sequence[tuple[int, int | None, bool]]
@@ -207,7 +210,9 @@ class BatchLines:
 
     def held_by(self, batch_id: str, worker: str) -> list[int]:
         """Return the lines that a worker has, for its recoverers."""
-        return self.holders(batch_id).get(worker, [])
+        with unavailable_is_clear(self._url):
+            lines = self._scripts.run("held_lines", [keys.batch_taken(batch_id)], [worker])
+        return sorted(map(int, lines))
 
     def claimed_by(self, worker: str) -> list[str]:
         """Return the batches that a worker has taken lines of, or was about to."""
@@ -231,16 +236,14 @@ class BatchLines:
     def results(self, batch_id: str, lines: Sequence[int]) -> dict[int, JobRecord]:
         """Return the jobs of lines of the window; a line that was never taken has none."""
         found: dict[int, JobRecord] = {}
-        with unavailable_is_clear(self._url):
-            for start in range(0, len(lines), CHUNK):
-                chunk = lines[start : start + CHUNK]
-                job_ids = [keys.batch_job_id(batch_id, line) for line in chunk]
-                pipe = self._client.pipeline(transaction=False)
-                for job_id in job_ids:
-                    pipe.hgetall(keys.job(job_id))
-                for line, job_id, fields in zip(chunk, job_ids, pipe.execute(), strict=True):
-                    if fields:
-                        found[line] = JobRecord.from_hash(job_id, fields)
+        for start in range(0, len(lines), CHUNK):
+            chunk = lines[start : start + CHUNK]
+            with unavailable_is_clear(self._url):
+                rows = self._scripts.run("read_lines", [keys.batch_jobs(batch_id)], [*chunk])
+            for line, row in zip(chunk, rows.split("\n"), strict=True):
+                if row:
+                    job_id = keys.batch_job_id(batch_id, line)
+                    found[line] = JobRecord.from_hash(job_id, json.loads(row))
         return found
 
     # -- what there is to do --------------------------------------------------------------------

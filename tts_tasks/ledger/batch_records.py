@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 #: How a line can end.
 ENDINGS = ("succeeded", "failed", "cancelled")
-
-#: Numbers that `take_lines.lua` returns for each line.
-_FIELDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +86,17 @@ class Run:
     jobs: list[TakenJob]
 
     @classmethod
-    def from_numbers(cls, batch_id: str, numbers: Sequence[int]) -> Self:
+    def from_text(cls, batch_id: str, text: str) -> Self:
         """Read what `take_lines.lua` returns."""
-        rows = (numbers[at : at + _FIELDS] for at in range(0, len(numbers), _FIELDS))
-        return cls(
-            batch_id,
-            [
-                TakenJob(line, chunk, attempt, strikes, segments_done, exhausted=bool(exhausted))
-                for line, chunk, attempt, strikes, segments_done, exhausted in rows
-            ],
-        )
+        numbers = map(int, text.split())
+        jobs = [
+            TakenJob(line, chunk, attempt, strikes, segments_done, exhausted == 1)
+            # the same iterator six times: six numbers a line
+            for line, chunk, attempt, strikes, segments_done, exhausted in zip(
+                *[numbers] * 6, strict=True
+            )
+        ]
+        return cls(batch_id, jobs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@
 -- ARGV[1] worker, ARGV[2] nonce of this take: asked again after a lost reply, it gets the same run,
 -- ARGV[3] max_jobs, ARGV[4] max_chars, ARGV[5] max_strikes,
 -- ARGV[6] virtual time at which the run starts at the earliest
--- returns {"run", virtual time after it, line, chunk, attempt, strikes, segments done,
---          1 if exhausted, line ...} | {"nothing"}
+-- returns {"run", virtual time after it, "line chunk attempt strikes segments_done exhausted ..."}
+--         | {"nothing"}. One string: a reply of many parts costs its reader more than the rest
 local worker, nonce = ARGV[1], ARGV[2]
 local max_jobs, max_chars, max_strikes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local batch = redis.call('HMGET', KEYS[1], 'source', 'cancelled_ms', 'virtual_time', 'priority')
@@ -13,12 +13,10 @@ if not batch[1] then
   return {'nothing'}
 end
 
-local run = {'run', batch[3] or '0'}
+local told = {}
 local function tell(line, chunk, attempt, strikes, segments_done)
-  local i = #run
-  run[i + 1], run[i + 2], run[i + 3] = tonumber(line), tonumber(chunk), attempt
-  run[i + 4], run[i + 5] = strikes, segments_done
-  run[i + 6] = strikes >= max_strikes and 1 or 0
+  told[#told + 1] = line .. ' ' .. chunk .. ' ' .. attempt .. ' ' .. strikes .. ' '
+                    .. segments_done .. (strikes >= max_strikes and ' 1' or ' 0')
 end
 
 local last = redis.call('HGET', KEYS[4], worker)
@@ -27,11 +25,11 @@ if last and string.sub(last, 1, #nonce + 1) == nonce .. ' ' then
     local job = redis.call('HMGET', KEYS[5] .. line, 'state', 'worker', 'nonce', 'chunk',
                            'attempt', 'strikes', 'segments_done')
     if job[1] == 'running' and job[2] == worker and job[3] == nonce then
-      tell(line, job[4], tonumber(job[5]), tonumber(job[6]), tonumber(job[7] or '0'))
+      tell(line, job[4], job[5], tonumber(job[6]), job[7] or '0')
     end
   end
-  if #run > 2 then
-    return run
+  if #told > 0 then
+    return {'run', batch[3], table.concat(told, ' ')}
   end
 end
 if batch[2] then
@@ -57,7 +55,7 @@ for _, entry in ipairs(redis.call('LRANGE', KEYS[2], 0, max_jobs - 1)) do
   redis.call('HSET', key, 'state', 'running', 'worker', worker, 'nonce', nonce, 'attempt', attempt,
              'strikes', strikes, 'claimed_ms', now_ms, 'accepted_ms', job[4] or now_ms,
              'chunk', chunk, 'chars', length)
-  tell(line, chunk, attempt, strikes, tonumber(job[3] or '0'))
+  tell(line, chunk, attempt, strikes, job[3] or '0')
   chars = chars + tonumber(length)
   lines[#lines + 1] = line
   taken[#taken + 1] = line
@@ -73,6 +71,6 @@ redis.call('LTRIM', KEYS[2], #lines, -1)
 redis.call('HSET', KEYS[3], unpack(taken))
 redis.call('HSET', KEYS[4], worker, nonce .. ' ' .. table.concat(lines, ' '))
 local start = math.max(tonumber(batch[3] or '0'), tonumber(ARGV[6]))
-run[2] = string.format('%.17g', start + chars / tonumber(batch[4]))
-redis.call('HSET', KEYS[1], 'virtual_time', run[2])
-return run
+local virtual_time = string.format('%.17g', start + chars / tonumber(batch[4]))
+redis.call('HSET', KEYS[1], 'virtual_time', virtual_time)
+return {'run', virtual_time, table.concat(told, ' ')}
