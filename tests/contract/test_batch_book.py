@@ -312,6 +312,16 @@ def test_only_the_newest_attempt_ends_a_line(books: Books) -> None:
     assert books.counts() == (2, 1, 0)
 
 
+def test_an_earlier_attempt_of_the_same_worker_ends_nothing(books: Books) -> None:
+    """Its child was taken for dead and lives: the name is right, the attempt is not."""
+    books.open(lines=1)
+    (first,) = books.taken()
+    books.book.release(BATCH, "w1", [(1, None, True)])
+    (second,) = books.taken()
+    assert books.end([first]) == [False]
+    assert books.end([second]) == [True]
+
+
 def test_a_line_ends_in_no_other_way(books: Books) -> None:
     """A state that nobody counts is a mistake of the caller."""
     books.open(lines=1)
@@ -416,6 +426,7 @@ def test_a_line_that_the_ledger_released_is_put_back_by_the_book(books: Books) -
     assert books.ledger.release(claim.job_id, "w1", job.attempt, strike=True) == 1
     assert books.book.held_by(BATCH, "w1") == [1]
     assert books.end([job]) == [False]
+    assert books.book.release(BATCH, "w2", [(1, None, True)]) == [None]
     assert books.book.release(BATCH, "w1", [(1, None, True)]) == [1]
     assert [(job.line, job.strikes) for job in books.taken("w2")] == [(1, 1)]
 

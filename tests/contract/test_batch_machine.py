@@ -6,6 +6,7 @@ whatever is done, every line that was fed is counted once.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,10 +26,11 @@ from tests.batch_books import (
     ending,
     lines_of,
 )
+from tts_tasks import keys
 from tts_tasks.errors import UnavailableError
 from tts_tasks.ledger.batch_book import BatchBook
 from tts_tasks.ledger.batch_records import ENDINGS
-from tts_tasks.redis_connection import connect
+from tts_tasks.redis_connection import connect, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -331,3 +333,47 @@ def test_a_call_whose_reply_is_lost_is_made_again_without_harm(
         pytest.fail("there is no end of replies")
     assert len(outcomes) > 3
     assert all(outcome == outcomes[0] for outcome in outcomes)
+
+
+# -- deaths between two steps ---------------------------------------------------------------------
+
+
+class DiedError(Exception):
+    """The process that made the call is no more."""
+
+
+@pytest.mark.parametrize("steps", range(1, 4))
+@pytest.mark.parametrize("call", [take, feed, release], ids=lambda call: call.__name__)
+def test_whoever_dies_between_two_steps_leaves_nothing_that_nobody_looks_for(
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[BatchBook, list[TakenJob]], object],
+    steps: int,
+) -> None:
+    """What a worker holds is on its list; lines that are ready are in a batch that is listed."""
+    books = books_in_redis(redis_url)
+    books.open(lines=6)
+    jobs = books.taken(jobs=6 if call is release else 3)
+    if call is not take:
+        while books.take("w3"):
+            pass
+        assert not books.book.has_work(QUEUE)
+
+    def die(client: Any, *all_steps: Callable[[Any], object]) -> list[Any]:
+        done = in_order(client, *all_steps[:steps])
+        if steps < len(all_steps):
+            raise DiedError
+        return done
+
+    monkeypatch.setattr("tts_tasks.ledger.batch_lines.in_order", die)
+    with suppress(DiedError):
+        call(books.another(), jobs)  # type: ignore[arg-type]
+    monkeypatch.undo()
+    for worker, lines in books.book.holders(BATCH).items():
+        assert BATCH in books.book.claimed_by(worker), lines
+    assert books.book.has_work(QUEUE) == (ready_lines(redis_url) > 0)
+
+
+def ready_lines(url: str) -> int:
+    """Return how many lines wait, listed or not."""
+    return int(connect(url).llen(keys.batch_ready(BATCH)))
