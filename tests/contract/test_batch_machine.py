@@ -226,8 +226,8 @@ def test_the_book_in_memory_is_the_book_in_redis(redis_url: str) -> None:
     run_state_machine_as_test(
         TwoBooks,
         settings=settings(
-            max_examples=20,
-            stateful_step_count=30,
+            max_examples=15,
+            stateful_step_count=25,
             deadline=None,
             phases=[Phase.explicit, Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
