@@ -21,6 +21,7 @@ BATCHES = "tts:batches"
 UNREPORTED = "tts:batches:unreported"
 WORKERS = "tts:workers"
 REPLICATED = "tts:replicated"
+TURNS = "tts:turns"
 
 
 def new_job_id(lane_key: str) -> str:
@@ -87,6 +88,31 @@ def batch_done(batch_id: str) -> str:
     return f"tts:{{{batch_id}}}:done"
 
 
+def batch_ready(batch_id: str) -> str:
+    """List: ``line:chars:chunk`` of the lines of a batch that nobody works on, next one first."""
+    return f"tts:{{{batch_id}}}:ready"
+
+
+def batch_chunks(batch_id: str) -> str:
+    """Hash: chunk of a batch's window → lines of it that have not ended."""
+    return f"tts:{{{batch_id}}}:chunks"
+
+
+def batch_taken(batch_id: str) -> str:
+    """Hash: line of a batch's window that has a job → the worker that has it now, or nothing."""
+    return f"tts:{{{batch_id}}}:taken"
+
+
+def batch_runs(batch_id: str) -> str:
+    """Hash: worker → nonce and lines of the last run that it took."""
+    return f"tts:{{{batch_id}}}:runs"
+
+
+def batch_jobs(batch_id: str) -> str:
+    """Return what the keys of a batch's jobs begin with; the line follows."""
+    return f"tts:{{{batch_id}}}:job:"
+
+
 def batch_rejected(batch_id: str) -> str:
     """Hash: line number → rejected line, as JSON."""
     return f"tts:{{{batch_id}}}:rejected"
@@ -145,3 +171,8 @@ def drained(worker_id: str) -> str:
 def open_jobs(queue: str) -> str:
     """Sorted set: jobs accepted for a queue and not ended, by when they were last rung (ms)."""
     return f"tts:open:{queue}"
+
+
+def shares(queue: str) -> str:
+    """Sorted set: batches of a queue that may have work, by their virtual time."""
+    return f"tts:shares:{queue}"

@@ -474,7 +474,7 @@ def test_an_online_job_is_not_kept_for_workers_that_may_not_have_it(
 ) -> None:
     """The primary that failed over it is still the only one that may try."""
     ledger = stores.ledger
-    lease = stores.coordinator.acquire("default.0", "w1", 30)
+    lease = stores.coordinator.acquire("default.0", "w1", 30, ALL_KNOWN)
     for nonce in "ab":
         granted(ledger.claim(online_job, "w1", lease, max_strikes=3, nonce=nonce, elsewhere_s=30.0))
         assert ledger.release(online_job, "w1", None, strike=True) is not None

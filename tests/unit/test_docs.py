@@ -144,6 +144,11 @@ def test_every_key_is_described() -> None:
             make("BATCH")
             for make in (keys.batch, keys.batch_done, keys.batch_rejected, keys.batch_reporting)
         ),
+        *(
+            make("BATCH")
+            for make in (keys.batch_ready, keys.batch_chunks, keys.batch_taken, keys.batch_runs)
+        ),
+        keys.shares("QUEUE"),
         *(make("WORKER") for make in (keys.worker, keys.claims, keys.drained)),
         *unacked_keys("WORKER").values(),
         keys.job("TAG:ITEM"),

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from tts_tasks.keys import split_job_id
+
 #: What is known of how an attempt ended, as plain JSON; see `tts_workers.evidence`.
 Evidence = dict[str, Any]
 #: The most that a job keeps of it.
@@ -74,10 +76,10 @@ class JobRecord:
     """A job as the ledger holds it."""
 
     id: str
-    state: str  #: accepted | running | succeeded | failed
+    state: str  #: accepted | running | succeeded | failed | cancelled
     attempt: int
     worker: str
-    request: dict[str, Any]
+    request: dict[str, Any]  #: empty for a line of a batch: it stands in the batch's manifest
     meta: JobMeta
     result: dict[str, Any]  #: the artifact's record, or ``{"error": {"code", "reason"}}``
     accepted_ms: int
@@ -93,7 +95,7 @@ class JobRecord:
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.state in ("succeeded", "failed")
+        return self.state in ("succeeded", "failed", "cancelled")
 
     @classmethod
     def from_hash(cls, job_id: str, fields: dict[str, str]) -> Self:
@@ -103,8 +105,8 @@ class JobRecord:
             state=fields["state"],
             attempt=int(fields.get("attempt", 0)),
             worker=fields.get("worker", ""),
-            request=json.loads(fields["request"]),
-            meta=JobMeta.from_json(fields["meta"]),
+            request=json.loads(fields.get("request") or "{}"),
+            meta=JobMeta.from_json(fields["meta"]) if "meta" in fields else _line_meta(job_id),
             result=json.loads(fields.get("result") or "{}"),
             accepted_ms=int(fields.get("accepted_ms", 0)),
             claimed_ms=int(fields.get("claimed_ms", 0)),
@@ -137,3 +139,9 @@ def evidence_json(evidence: Evidence | None) -> str:
             return json.dumps({"reason": str(evidence.get("reason", ""))[:500]})
         del longest[0]
     return text
+
+
+def _line_meta(job_id: str) -> JobMeta:
+    """Return what the id of a batch's line says; the rest stands in the batch's manifest."""
+    batch, line = split_job_id(job_id)
+    return JobMeta(queue="", name="", batch=batch, line=int(line))

@@ -18,7 +18,7 @@ from tts_tasks.ledger.records import (
     Refusal,
     evidence_json,
 )
-from tts_tasks.testing.store import MemoryStore, Wire
+from tts_tasks.testing.store import MemoryStore, Wire, new_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -90,32 +90,13 @@ class MemoryLedger:
         keys.split_job_id(job_id)  # what is not a job id is refused, as by the real one
         if self.store.job(job_id) is not None:
             return False
-        job = {
-            "state": "accepted",
-            "attempt": 0,
-            "strikes": 0,
-            "worker": "",
-            "nonce": "",
-            "request": request.model_dump_json(),
-            "chars": len(request.text),
-            "deadline_s": request.deadline_s,
-            "deadline_ms": None,
-            "counted": False,
-            "meta": meta,
-            "result": "",
-            "accepted_ms": self.store.now_ms(),
-            "claimed_ms": 0,
-            "finished_ms": None,
-            "segments_done": 0,
-            "segments": 0,
-            "plan": "",
-            "engine_state": None,
-            "struck_by": "",
-            "released_ms": 0,
-            "struck_workers": [],
-            "pardons": 0,
-            "evidence": "",
-        }
+        job = new_job(
+            meta,
+            request=request.model_dump_json(),
+            chars=len(request.text),
+            accepted_ms=self.store.now_ms(),
+        )
+        job["deadline_s"] = request.deadline_s
         if meta.lane_key and terms is not None:
             load, now_ms = self.store.loads[meta.lane_key], self.store.now_ms()
             led = self.store.lease(meta.lane_key) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tts_tasks.coordination.base import Lease, WorkerRecord
+    from tts_tasks.ledger.records import JobMeta
     from tts_tasks.ledger.segments import LoggedSegment
 
 P = ParamSpec("P")
@@ -31,6 +32,33 @@ class Wire(Protocol):
     def __call__(self, effect: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Carry one request."""
         ...
+
+
+@dataclass
+class BatchHash:
+    """What one Redis would hold of a batch by reference, but for its jobs."""
+
+    source: str
+    output: str
+    queue: str
+    created_ms: int
+    priority: float
+    alive_ms: int
+    sealed: bool = False
+    is_cancelled: bool = False
+    report: str | None = None
+    virtual_time: float = 0.0
+    chunks: int = 0
+    fed: int = 0
+    flushed: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    ended: Counter[str] = field(default_factory=Counter)  #: lines by how they ended
+    ready: list[tuple[int, int, int]] = field(default_factory=list)  #: line, chars, chunk
+    window: dict[int, int] = field(default_factory=dict)  #: chunk → lines that have not ended
+    taken: dict[int, str] = field(default_factory=dict)  #: line → who has it now, or nothing
+    runs: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    done: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -54,6 +82,13 @@ class MemoryStore:
     queues: dict[str, list[tuple[str, float]]] = field(default_factory=lambda: defaultdict(list))
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     unreported: set[str] = field(default_factory=set)
+    books: dict[str, BatchHash] = field(default_factory=dict)  #: batches by reference
+    listed: dict[str, None] = field(default_factory=dict)  #: batches in the order of their opening
+    #: queue → batch → virtual time
+    shares: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    turns: dict[str, str] = field(default_factory=dict)  #: batch → ``"number output"``
+    turn_number: int = 0
+    reporting: dict[str, int] = field(default_factory=dict)  #: batch → until when, in ms
     _mutex: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def at_once(self, effect: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -117,5 +152,39 @@ class MemoryStore:
             self.queues,
             self.batches,
             self.unreported,
+            self.books,
+            self.listed,
+            self.shares,
+            self.turns,
+            self.reporting,
         ):
             held.clear()
+
+
+def new_job(meta: JobMeta, *, request: str, chars: int, accepted_ms: int) -> dict[str, Any]:
+    """Return the fields of a job that nobody has claimed yet."""
+    return {
+        "state": "accepted",
+        "attempt": 0,
+        "strikes": 0,
+        "worker": "",
+        "nonce": "",
+        "request": request,
+        "chars": chars,
+        "deadline_ms": None,
+        "counted": False,
+        "meta": meta,
+        "result": "",
+        "accepted_ms": accepted_ms,
+        "claimed_ms": 0,
+        "finished_ms": None,
+        "segments_done": 0,
+        "segments": 0,
+        "plan": "",
+        "engine_state": None,
+        "struck_by": "",
+        "released_ms": 0,
+        "struck_workers": [],
+        "pardons": 0,
+        "evidence": "",
+    }
