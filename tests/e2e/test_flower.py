@@ -101,7 +101,10 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
 
 def fill_the_queues() -> None:
     """Give each worker a job that lasts, and let others wait behind them."""
-    lines = [{"text": LONG_TEXT, "output_name": f"n{n}"} for n in range(BATCH_WAITING + 2)]
+    # the primary is busy with an online job: a line of a batch would make way for the next one
+    synthesize.delay(LONG_TEXT)
+    eventually(lambda: [w for w in cluster_status()["workers"] if w["job"]], what="it is begun")
+    lines = [{"text": LONG_TEXT, "output_name": f"n{n}"} for n in range(BATCH_WAITING + 1)]
     client.submit_batch(lines, id="flower")
     eventually(lambda: waiting("tts.batch.default") == BATCH_WAITING, what="both workers are busy")
     for n in range(ONLINE_WAITING):

@@ -119,7 +119,7 @@ def test_memory_that_can_be_freed_costs_no_attempt(cluster: Cluster, tmp_path: P
 
 def test_a_killed_worker_leaves_what_its_recoverer_knows(cluster: Cluster) -> None:
     """Kill -9 of the whole worker: nobody can ask it."""
-    cluster.start("w1", "w2", **PACED | {"TTS_PACED_COST": "2"})
+    cluster.start("w1", "w2", **PACED | {"TTS_PACED_COST": "2", "TTS_FIRST_STEP_S": "60"})
     client.submit_batch(
         [{"id": "long", "text": "这是一段比较长的通知，请大家注意听。" * 4}], id="b"
     )

@@ -53,7 +53,9 @@ def refusal(
 ) -> AdmissionError:
     """Return what to raise for the ``full`` or ``late`` of accept.lua."""
     estimate_s = done_ms / 1000 if done_ms >= 0 else None
-    about = "an unknown time" if estimate_s is None else f"about {estimate_s:.1f} s"
+    about = "an unknown time"
+    if estimate_s is not None:
+        about = f"about {estimate_s:.1f} s" if estimate_s >= 1 else f"about {estimate_s:.2g} s"
     if answer == "full":
         # also after an unknown time: places come free one by one, as jobs are claimed
         retry_s = max(1.0, retry_ms / 1000)

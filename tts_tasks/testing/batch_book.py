@@ -247,10 +247,10 @@ class MemoryBatchBook(MemoryBatchLines):
 
     def remove(self, batch_id: str) -> None:
         """Remove everything of a batch; who works on its lines is refused from now on."""
-        self._ask(self._store_remove, batch_id)
+        self._ask(self._store_remove_batch, batch_id)
         self._ask(self._store_leave_turn, batch_id)
 
-    def _store_remove(self, batch_id: str) -> None:
+    def _store_remove_batch(self, batch_id: str) -> None:
         book = self.store.books.pop(batch_id, None)
         self.store.reporting.pop(batch_id, None)
         self.store.unreported.discard(batch_id)

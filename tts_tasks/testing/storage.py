@@ -85,9 +85,9 @@ class MemoryStorage:
         """See `Storage.remove`."""
         for name in names:
             check_removable(name)
-            self._ask(self._store_remove, name)
+            self._ask(self._store_delete, name)
 
-    def _store_remove(self, name: str) -> None:
+    def _store_delete(self, name: str) -> None:
         self.objects.pop(name, None)
 
     def list(self, prefix: str = "") -> Iterator[str]:
