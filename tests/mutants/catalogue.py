@@ -595,7 +595,9 @@ MUTANTS = (
         "4",
         f"{_WORKERS}/job_runner.py",
         "published = self._insist(lambda: publish(storage, name, encoded.data, owner, details))",
-        'published = Published(name, "", "", 0, adopted=False, details=details)',
+        'published = type(published)(name, "", "", 0, adopted=False, details=details)'
+        ' if published else __import__("tts_tasks.storage").storage.Published('
+        'name, "", "", 0, adopted=False, details=details)',
         RUNNER,
     ),
     # -- watchdog -------------------------------------------------------------------------------
