@@ -121,7 +121,7 @@ class World:
     engine: Engine = field(default_factory=Engine)
     events: Events = field(default_factory=Events)
     settings: dict[str, Any] = field(default_factory=dict)
-    limits: Limits = field(default_factory=lambda: Limits(end_s=30.0))
+    limits: Limits = field(default_factory=lambda: Limits(end_s=30.0, yield_s=30.0))
     said: list[str] = field(default_factory=list)
 
     def window(

@@ -41,7 +41,8 @@ class Limits:
     storing_lines: int = 16  #: that are spoken and not ended
     storing_bytes: int = 64 * 1024 * 1024  #: of sound in them, or one that is larger
     storers: int = 4  #: threads that encode and publish
-    end_s: float = 10.0  #: how long what is being stored may hold up the end of a shift
+    end_s: float = 10.0  #: how long what is being stored may hold up the end of a shift,
+    yield_s: float = 1.0  #: and how long where online work waits for it
 
 
 class Stage(Enum):

@@ -55,7 +55,8 @@ class Shift:
         ``on_line`` is told the id of each job before it is spoken, and an empty one at the end.
         """
         self._equipment = equipment
-        self._is_over = lambda: must_stop() or online_waits()
+        self._must_stop, self._online_waits = must_stop, online_waits
+        self._yields = False
         self._on_line = on_line
         self._pipeline = pipeline = Pipeline(limits)
         outage_s = equipment.settings.store_outage_s
@@ -87,8 +88,10 @@ class Shift:
         finally:
             pipeline.stop()
             try:
-                end_s = time.monotonic() + pipeline.limits.end_s
-                preparer.join(pipeline.limits.end_s)
+                limits = pipeline.limits
+                timeout_s = limits.yield_s if self._yields else limits.end_s
+                end_s = time.monotonic() + timeout_s
+                preparer.join(timeout_s)
                 self._give_back_unspoken()
                 pipeline.drain(max(0.0, end_s - time.monotonic()))
                 self._give_back_held()
@@ -99,6 +102,12 @@ class Shift:
         if pipeline.fault is not None:
             raise pipeline.fault
         return spoken
+
+    def _is_over(self) -> bool:
+        if self._must_stop():
+            return True
+        self._yields = self._yields or self._online_waits()
+        return self._yields
 
     # -- speaking -----------------------------------------------------------------------------
 
