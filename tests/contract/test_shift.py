@@ -186,7 +186,7 @@ def test_a_store_that_hangs_does_not_hold_up_the_end_for_long(world: World) -> N
     world.storage.create = hanging_create
     over = lambda: len(world.engine.spoken) >= 2  # noqa: E731 - as short as it is
     world.shift(must_stop=over, limits=Limits(end_s=0.1)).work()
-    assert world.books.book.claimed_by(ME) == []
+    eventually(lambda: world.books.book.claimed_by(ME) == [], what="nothing is claimed any more")
     gate.set()
     eventually(lambda: len(world.artifacts()) == 2, what="both are stored, late")
     assert world.books.counts() == (0, 0, 0)
@@ -265,7 +265,7 @@ def test_a_cancelled_batch_is_left(world: World) -> None:
     world.submit(["甲", "一|二|三", *texts(50)])
     book = world.books.book
     world.engine.meanwhile = lambda text: book.cancel(BATCH) if text == "一" else None
-    world.shift().work()
+    world.shift(limits=Limits(run_lines=64, end_s=WITHIN_S)).work()
     assert world.engine.spoken[:2] == ["甲", "一"]
     assert len(world.engine.spoken) == 2
     assert book.claimed_by(ME) == []
