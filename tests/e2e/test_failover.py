@@ -143,6 +143,9 @@ def test_the_standalone_watchdog_recovers_for_workers_that_are_all_dead(
     client.submit_batch(lines(4), id="b")
     eventually(lambda: ended("b") >= 1)
     watchdog = cluster.watchdog()
+    # it must have come before the lease lapses by itself
+    log = cluster.directory / "watchdog.log"
+    eventually(lambda: "watches" in log.read_text(), what="the watchdog watches")
     only.kill()
     eventually(lambda: [e for e in seen("worker.dead") if e["worker"] == old_id])
     (deposed,) = seen("lease.deposed")

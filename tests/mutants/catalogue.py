@@ -33,6 +33,8 @@ LEDGER = ("tests/contract/test_job_ledger.py",)
 BOOK = ("tests/contract/test_batch_book.py", "-k", "redis")
 SHARES = ("tests/contract/test_batch_shares.py", "-k", "redis or turns")
 LOSSES = ("tests/contract/test_batch_machine.py", "-k", "reply_is_lost or dies_between")
+SHIFT = ("tests/contract/test_shift.py", "-k", "not wherever")
+WINDOW = ("tests/contract/test_window.py",)
 ACCEPTANCE = ("tests/contract/test_acceptance.py",)
 ADMISSION = ("tests/contract/test_admission.py",)
 RECOVERY = ("tests/contract/test_recovery.py",)
@@ -595,7 +597,9 @@ MUTANTS = (
         "4",
         f"{_WORKERS}/job_runner.py",
         "published = self._insist(lambda: publish(storage, name, encoded.data, owner, details))",
-        'published = Published(name, "", "", 0, adopted=False, details=details)',
+        'published = type(published)(name, "", "", 0, adopted=False, details=details)'
+        ' if published else __import__("tts_tasks.storage").storage.Published('
+        'name, "", "", 0, adopted=False, details=details)',
         RUNNER,
     ),
     # -- watchdog -------------------------------------------------------------------------------
@@ -1083,5 +1087,37 @@ MUTANTS = (
         "in_order(self._client, note, lambda pipe: take(client=pipe), note)",
         "in_order(self._client, lambda p: p.ping(), lambda p: take(client=p), note)",
         LOSSES,
+    ),
+    Mutant(
+        "part-of-what-is-left",
+        "batch",
+        "tts_tasks/batches/window.py",
+        "if chunk not in self._book.to_flush(batch_id):",
+        "if chunk < 0:",
+        WINDOW,
+    ),
+    Mutant(
+        "failed-line-has-no-place",
+        "batch",
+        f"{_WORKERS}/shift_stages.py",
+        "return equipment.book.release(line.batch, claim.worker, [entry])[0]",
+        "return len(entry)",
+        SHIFT,
+    ),
+    Mutant(
+        "poison-of-the-last-child-is-pardoned",
+        "recovery",
+        f"{_WORKERS}/shift.py",
+        "if job.nonce.startswith(mine)",
+        "if job.nonce or mine",
+        SHIFT,
+    ),
+    Mutant(
+        "spoken-twice-into-one-sound",
+        "4",
+        f"{_WORKERS}/shift.py",
+        "line.close()  # what it holds may end in the middle of a segment",
+        "pass",
+        SHIFT,
     ),
 )

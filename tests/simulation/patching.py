@@ -34,6 +34,7 @@ _MODULES = [
         "decision",
         "endings",
         "engine_host",
+        "insisting",
         "job_runner",
         "leadership",
         "lease_keeper",

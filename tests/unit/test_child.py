@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ def test_events_of_an_outage_wait_neither_for_the_next_event_nor_die_with_the_pr
         "EngineHost": lambda *_, **__: host,
         "JobRunner": lambda *_: SimpleNamespace(events=log),
         "install_runner": lambda _: None,
+        "relay_stderr": lambda _: None,
+        "LogForwarder": lambda _: logging.NullHandler(),
         "signals": SimpleNamespace(worker_process_shutdown=ending),
     }
     for name, stand_in in stand_ins.items():

@@ -256,6 +256,11 @@ class BatchLines:
                 for batch_id, _, has_turn in self._candidates(queue)
             )
 
+    def ready(self, batch_id: str) -> int:
+        """Return how many lines of a batch are ready to be taken."""
+        with unavailable_is_clear(self._url):
+            return int(self._client.llen(keys.batch_ready(batch_id)))
+
     def backlog(self, queue: str) -> int:
         """Return how many lines of a queue's batches are ready, also of those that wait."""
         with unavailable_is_clear(self._url):

@@ -322,6 +322,10 @@ class MemoryBatchLines:
             for batch_id, _, has_turn in self._candidates(queue)
         )
 
+    def ready(self, batch_id: str) -> int:
+        """Return how many lines of a batch are ready to be taken."""
+        return self._ask(self._store_ready, batch_id)
+
     def backlog(self, queue: str) -> int:
         """Return how many lines of a queue's batches are ready, also of those that wait."""
         return self._ask(lambda: sum(map(self._store_ready, self.store.shares[queue])))

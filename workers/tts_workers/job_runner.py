@@ -9,32 +9,37 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
 
 from tts_tasks import keys
 from tts_tasks.errors import (
     AdmissionError,
-    ConflictError,
     EngineError,
     EngineLoadError,
     EngineOutOfMemoryError,
     JobFailedError,
-    RequestError,
     StaleAttemptError,
     StorageError,
     UnavailableError,
-    UnspeakableTextError,
 )
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import Claim, ClaimRefused, JobLedger, Refusal, SegmentLog
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest, parse_request
 from tts_tasks.routing import route_of
-from tts_tasks.storage import Ownership, Published, find_published, publish
+from tts_tasks.storage import Ownership, find_published, publish
 from tts_tasks.tasks import accept_online
+from tts_workers.attempts import (
+    FINAL,
+    artifact_record,
+    check_requirements,
+    details_of,
+    final_code,
+)
 from tts_workers.endings import Endings, exhausted_reason, failure, of_lost_attempts
+from tts_workers.insisting import Insisting
 from tts_workers.link import nonce_prefix
 from tts_workers.memory import PARDONS, with_memory_freed
 from tts_workers.online import OnlineWork
@@ -52,22 +57,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 0.5
 _NEWS_OF_LEADERSHIP_S = 0.5
 #: How long a worker rests that hands a message to others over which it has failed itself.
 _ELSEWHERE_PAUSE_S = 0.25
 #: How long a message waits for an engine that is loading again before it goes to somebody else.
 _ENGINE_RETURNS_S = 1.0
-
-
-#: Errors that no other attempt will change, and the code of the failure they are.
-_FINAL: dict[type[Exception], str] = {
-    RequestError: "bad_request",
-    UnspeakableTextError: "unspeakable_text",
-    ConflictError: "conflict",
-}
 
 
 class JobRunner:
@@ -87,6 +81,7 @@ class JobRunner:
         self._lane_key = route_of(settings).lane_key
         self._settings = settings
         self._worker_id = worker_id
+        self._insist = Insisting(settings.store_outage_s)
         client = connect(settings.redis_url)
         self._ledger = JobLedger(settings.redis_url, client=client)
         self._events = EventLog(client, kept=settings.events_kept)
@@ -215,9 +210,8 @@ class JobRunner:
             raise self._overtaken(claim) from None
         except YieldedError:
             self._yield(claim)
-        except tuple(_FINAL) as error:
-            code = next(code for kind, code in _FINAL.items() if isinstance(error, kind))
-            return self._fail(claim, code, str(error))
+        except tuple(FINAL) as error:
+            return self._fail(claim, str(final_code(error)), str(error))
         except EngineOutOfMemoryError as error:
             self._out_of_memory(claim, str(error), "given back")
             return self._try_elsewhere(claim, "out_of_memory", str(error), pardons=PARDONS)
@@ -253,27 +247,17 @@ class JobRunner:
         name = claim.meta.name
         published = self._insist(lambda: find_published(storage, name, owner))
         if published is not None and published.details:
-            return _record(claim, published)
-        _check_requirements(request, loaded)
+            return artifact_record(claim, published)
+        check_requirements(request, loaded)
         with Rendering(claim, request, loaded, self._tools) as rendering:
             rendering.prepare()
             rendering.speak(self._must_yield(claim))
             encoded = rendering.encode()
-        details = {
-            "duration_s": round(encoded.duration_s, 4),
-            "sample_rate_hz": encoded.sample_rate_hz,
-            "format": request.format,
-            "engine": loaded.name,
-            "fingerprint": loaded.fingerprint,
-            "attempt": claim.attempt,
-            "worker": claim.worker,
-        }
-        if claim.epoch:
-            details["epoch"] = claim.epoch
+        details = details_of(claim, request, loaded, encoded)
         published = self._insist(lambda: publish(storage, name, encoded.data, owner, details))
         if not request.stream:  # else a listener may still want them; they are swept later
             self._insist(lambda: storage.remove(rendering.staged))
-        return _record(claim, published)
+        return artifact_record(claim, published)
 
     def _begins(self, number: int, segments: int) -> None:
         self._link.say({"event": "segment", "segment": number, "segments": segments})
@@ -348,44 +332,3 @@ class JobRunner:
             "job.stale_refused", job=claim.job_id, attempt=claim.attempt, worker=claim.worker
         )
         return StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
-
-    def _insist(self, call: Callable[[], T]) -> T:
-        """Call a store until it answers: an outage must not cost the work that is done."""
-        give_up_s = time.monotonic() + self._settings.store_outage_s
-        retry_s = _FIRST_RETRY_S
-        while True:
-            try:
-                return call()
-            except UnavailableError as error:
-                if time.monotonic() + retry_s > give_up_s:
-                    raise
-                if retry_s < _LAST_RETRY_S:  # a long outage need not fill the log
-                    logger.warning("%s; it is tried again", error)
-                time.sleep(retry_s)
-                retry_s = min(retry_s * 2, _LAST_RETRY_S)
-
-
-def _check_requirements(request: SpeechRequest, loaded: LoadedEngine) -> None:
-    has = loaded.capabilities
-    wants = request.requires
-    if wants.engine is not None and wants.engine != loaded.engine.name:
-        raise RequestError("requires.engine", f"this pool runs {loaded.engine.name}")
-    if wants.language is not None and wants.language not in has["languages"]:
-        raise RequestError("requires.language", f"this pool speaks {', '.join(has['languages'])}")
-    missing = sorted(set(wants.features) - set(has["features"]))
-    if missing:
-        offered = ", ".join(has["features"]) or "none"
-        raise RequestError("requires.features", f"{missing[0]}: this pool has {offered}")
-
-
-def _record(claim: Claim, published: Published) -> dict[str, Any]:
-    """Return the artifact's record: what ``.get()`` returns and the report says."""
-    return {
-        "id": claim.job_id,
-        "name": published.name,
-        "uri": published.uri,
-        "sha256": published.sha256,
-        "size_bytes": published.size_bytes,
-        "adopted": published.adopted,
-        **published.details,
-    }

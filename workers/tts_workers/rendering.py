@@ -102,7 +102,16 @@ class Rendering:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let its sound go."""
         self._pcm.close()
+
+    @property
+    def size_bytes(self) -> int:
+        """How much sound there is so far."""
+        return self._pcm.tell()
 
     def prepare(self) -> None:
         """Cut the text; raises `UnspeakableTextError`, `RequestError`."""

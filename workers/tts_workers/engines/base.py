@@ -1,7 +1,8 @@
 """What an engine is: the Protocol every engine fulfils, and the values it exchanges.
 
 An engine lives in the worker's child process (never in the parent, never in a client). It is
-found by the entry-point group ``tts_tasks.engines``. One call at a time is made to one engine.
+found by the entry-point group ``tts_tasks.engines``. One call at a time is made to one engine, in
+one thread; only `Engine.split` may be called beside it, by one other thread at a time.
 """
 
 from __future__ import annotations
@@ -100,7 +101,10 @@ class Engine(Protocol):
         ...
 
     def split(self, text: str) -> list[Segment]:
-        """Normalise a whole text and cut it; raises `UnspeakableTextError` if nothing is left."""
+        """Normalise a whole text and cut it; raises `UnspeakableTextError` if nothing is left.
+
+        It may be called while another thread is in `speak`.
+        """
         ...
 
     def speak(

@@ -1,0 +1,305 @@
+"""The lines that a shift has in hand, and what each stage of it may take from the one before.
+
+::
+
+    taken → prepared → in the mouth → spoken → stored → ended
+     one thread      the caller's     a few threads     one thread
+
+Each stage works ahead of the next one, within bounds: a stage that is slow stops those before it.
+Holds no lock while anybody works. Proved by ``tests/contract/test_shift.py``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Final
+
+from tts_tasks import keys
+from tts_tasks.ledger.records import Claim, JobMeta
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tts_tasks.ledger.batch_records import Run, TakenJob
+    from tts_tasks.requests import SpeechRequest
+    from tts_workers.rendering import Rendering
+
+#: So often somebody who waits for a line is asked whether it is to go on, in seconds.
+_ASK_EVERY_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a shift takes at once, and how far its stages work ahead of each other."""
+
+    run_lines: int = 32  #: that are taken at once,
+    run_chars: int = 2000  #: and no more than that, or one line that is longer
+    lines_ahead: int = 64  #: that are taken, and neither spoken nor ended
+    storing_lines: int = 16  #: that are spoken and not ended
+    storing_bytes: int = 64 * 1024 * 1024  #: of sound in them, or one that is larger
+    storers: int = 4  #: threads that encode and publish
+    end_s: float = 10.0  #: how long what is being stored may hold up the end of a shift,
+    yield_s: float = 1.0  #: and how long where online work waits for it
+
+
+class Stage(Enum):
+    """How far a line has come, as far as it matters when the shift ends."""
+
+    TAKEN = auto()  #: it is given back,
+    SPEAKING = auto()  #: as is this one,
+    STORING = auto()  #: and this one is waited for
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """One line in hand."""
+
+    batch: str
+    job: TakenJob
+    run: int  #: the how-manieth run of the shift it came with
+    claim: Claim
+    stage: Stage = Stage.TAKEN
+    request: SpeechRequest | None = None
+    rendering: Rendering | None = None
+    size_bytes: int = 0  #: of its sound, once it is spoken
+
+    def named(self, name: str, item_id: str) -> None:
+        """Take down what the manifest says."""
+        meta = replace(self.claim.meta, name=name, item_id=item_id)
+        self.claim = replace(self.claim, meta=meta)
+
+    def close(self) -> None:
+        """Let its sound go."""
+        if self.rendering is not None:
+            self.rendering.close()
+            self.rendering = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a line: an artifact's record, a failure for good, or an error to get over."""
+
+    line: Line
+    state: str  #: succeeded | failed | "" for one that is given back
+    result: dict[str, Any] = field(default_factory=dict)
+    staged: tuple[str, ...] = ()  #: objects in storage that are of no use once it has ended
+    error: Exception | None = None
+
+
+class Pipeline:
+    """What is where. Each method is for one stage; any of them may wait for another stage."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._changed = threading.Condition()
+        self._prepared: deque[Line] = deque()
+        self._spoken: deque[Line] = deque()
+        self._outcomes: deque[Outcome] = deque()
+        self._chores: dict[str, None] = {}  #: batches that are to be settled, in their order
+        self._chores_open = 0
+        self._in_hand: set[Line] = set()
+        self._cancelled: dict[str, int] = {}  #: batch → the newest run when it was cancelled
+        self._ahead = self._storing = self._storing_bytes = self._runs = 0
+        self._news = 0  #: grows with whatever may have brought ready lines
+        self._nothing_left = False
+        self.stopped = False  #: nothing is taken, prepared or spoken any more,
+        self.closed = False  #: nor stored, nor ended
+        self.fault: BaseException | None = None
+
+    # -- taking and preparing -----------------------------------------------------------------
+
+    def wait_to_take(self) -> int | None:
+        """Wait until there is room for another run; None: nothing is to be taken any more.
+
+        Returns what `nothing_taken` is to be told.
+        """
+        room = self.limits.lines_ahead - self.limits.run_lines
+        with self._changed:
+            self._changed.wait_for(lambda: self.stopped or self._ahead <= room)
+            return None if self.stopped else self._news
+
+    def nothing_taken(self, news: int) -> bool:
+        """Learn that there was nothing to take; False: nor will there be.
+
+        Otherwise something has happened meanwhile, or what is in hand has first been waited for.
+        """
+        with self._changed:
+            idle = not self._in_hand and not self._chores_open
+            if news == self._news and idle:
+                self._nothing_left = True
+                self._changed.notify_all()
+                return False
+            self._changed.wait_for(lambda: self.stopped or self._news != news)
+            return not self.stopped
+
+    def take_in(self, run: Run, worker: str) -> list[Line]:
+        """Take a run in hand."""
+        with self._changed:
+            self._runs += 1
+            lines = [Line(run.batch, job, self._runs, _claim(run, job, worker)) for job in run.jobs]
+            self._in_hand.update(lines)
+            self._ahead += len(lines)
+            return lines
+
+    def prepared(self, line: Line) -> None:
+        """Hand a line on to be spoken."""
+        with self._changed:
+            self._prepared.append(line)
+            self._changed.notify_all()
+
+    # -- speaking -----------------------------------------------------------------------------
+
+    def next_line(self, is_over: Callable[[], bool]) -> Line | None:
+        """Return the next line to speak, once what was spoken leaves room for it; None: no more.
+
+        ``is_over`` is asked before each, and while there is none.
+        """
+        while True:
+            if is_over():
+                self.stop()
+            with self._changed:
+                if self.stopped or (self._nothing_left and not self._prepared):
+                    return None
+                if self._prepared and self._has_room():
+                    line = self._prepared.popleft()
+                    line.stage = Stage.SPEAKING
+                    return line
+                self._changed.wait(_ASK_EVERY_S)
+
+    def _has_room(self) -> bool:
+        limits = self.limits
+        return self._storing < limits.storing_lines and self._storing_bytes < limits.storing_bytes
+
+    def spoken(self, line: Line, size_bytes: int) -> None:
+        """Hand a line on to be stored."""
+        with self._changed:
+            line.stage, line.size_bytes = Stage.STORING, size_bytes
+            self._ahead -= 1
+            self._storing += 1
+            self._storing_bytes += size_bytes
+            self._spoken.append(line)
+            self._changed.notify_all()
+
+    # -- storing and ending -------------------------------------------------------------------
+
+    def next_to_store(self) -> Line | None:
+        """Wait for a line that is to be stored; None: there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or self._spoken)
+            return None if self.closed else self._spoken.popleft()
+
+    def ended(self, outcome: Outcome) -> None:
+        """Hand on what came of a line, from whatever stage."""
+        with self._changed:
+            line = outcome.line
+            if line not in self._in_hand:
+                return  # given back meanwhile
+            if line.stage is not Stage.STORING:
+                self._ahead -= 1
+                self._storing += 1
+            line.stage = Stage.STORING
+            self._outcomes.append(outcome)
+            self._changed.notify_all()
+
+    def outcomes(self) -> list[Outcome]:
+        """Wait for outcomes and return all there are; none: there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or self._outcomes)
+            found = [] if self.closed else list(self._outcomes)
+            self._outcomes.clear()
+            return found
+
+    def let_go(self, line: Line) -> None:
+        """Have a line in hand no more: it has ended, was given back, or is somebody else's."""
+        line.close()
+        with self._changed:
+            if line not in self._in_hand:
+                return
+            self._in_hand.remove(line)
+            if line.stage is Stage.STORING:
+                self._storing -= 1
+                self._storing_bytes -= line.size_bytes
+            else:
+                self._ahead -= 1
+            self._news += 1
+            self._changed.notify_all()
+
+    def cancelled(self, batch: str, run: int) -> None:
+        """Note that a batch is cancelled: what came up to this run need not be spoken."""
+        with self._changed:
+            self._cancelled[batch] = run
+
+    def is_cancelled(self, line: Line) -> bool:
+        """Whether a line's batch was cancelled after it was taken."""
+        with self._changed:
+            return line.run <= self._cancelled.get(line.batch, 0)
+
+    @property
+    def runs(self) -> int:
+        """How many runs were taken."""
+        return self._runs
+
+    # -- batches to settle --------------------------------------------------------------------
+
+    def to_settle(self, batch: str) -> None:
+        """Note that chunks of a batch may have to be flushed and fed."""
+        with self._changed:
+            if batch not in self._chores:
+                self._chores[batch] = None
+                self._chores_open += 1
+                self._changed.notify_all()
+
+    def next_to_settle(self) -> str | None:
+        """Wait for a batch to settle; None: there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or self._chores)
+            batch = next(iter(self._chores), None)
+            self._chores.pop(batch or "", None)
+            return batch
+
+    def settled(self) -> None:
+        """Say that it is done with the batch it got last."""
+        with self._changed:
+            self._chores_open -= 1
+            self._news += 1
+            self._changed.notify_all()
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def stop(self, fault: BaseException | None = None) -> None:
+        """Stop what comes before storing; ``fault``: why, if that is no ordinary end."""
+        with self._changed:
+            if not self.closed:
+                self.fault = self.fault or fault
+            self.stopped = True
+            self._changed.notify_all()
+
+    def drop_unspoken(self) -> list[Line]:
+        """Return the lines that were taken and not spoken, and have them in hand no more."""
+        with self._changed:
+            self._prepared.clear()
+            lines = [line for line in self._in_hand if line.stage is not Stage.STORING]
+        for line in lines:
+            self.let_go(line)
+        return sorted(lines, key=lambda line: (line.run, line.job.line))
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until what is spoken has ended; then stop the rest."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_hand or self.fault, timeout_s)
+            self.stopped = self.closed = True
+            self._changed.notify_all()
+
+
+def _claim(run: Run, job: TakenJob, worker: str) -> Claim:
+    return Claim(
+        job_id=keys.batch_job_id(run.batch, job.line),
+        worker=worker,
+        attempt=job.attempt,
+        request={},
+        meta=JobMeta(queue="", name="", batch=run.batch, line=job.line),
+        accepted_ms=0,
+    )
