@@ -9,7 +9,7 @@ MINUTES ?= 60
 ROUNDS ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test model mutants simulate bench bench-failover chaos chaos-long lint format install-nginx install-chromium install-spin install-system clean
+.PHONY: help install demo test model mutants simulate bench bench-failover chaos chaos-long lint format install-bench install-nginx install-chromium install-spin install-system clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -69,6 +69,8 @@ lint: install  ## Ruff and mypy --strict
 format: install  ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+install-bench: $(VENV)/.installed-bench  ## What the benchmarks compare with, and draw plots with
 
 install-nginx:  ## (root, Debian) nginx, for the tests of the front door
 	apt-get update -qq && apt-get install --yes -qq --no-install-recommends nginx
