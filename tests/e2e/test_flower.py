@@ -236,8 +236,8 @@ def test_looking_at_one_worker_hides_no_queue(flower: Flower) -> None:
 
     The standby's page is opened first: Flower lists the queues of the workers it has asked.
     """
-    for node in flower.nodes:
-        assert "flower:" in flower.get(f"/worker/{node}")[1].decode()
+    for node, job in zip(flower.nodes, ("flower:", "default.0:"), strict=True):
+        assert job in flower.get(f"/worker/{node}")[1].decode()
         broker = flower.get("/broker")[1].decode()
         assert "tts.batch.default" in broker
         assert "tts.online.default.0" in broker
