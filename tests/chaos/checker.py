@@ -288,7 +288,7 @@ def _unexplained_work(history: History) -> Iterator[str]:
     one job a child that died. While the store is away events may be missing: then one a worker.
     """
     explained: Counter[str] = Counter()
-    for event in history.events("job.recovered", "job.attempt_failed"):
+    for event in history.events("job.recovered", "job.attempt_failed", "job.yielded"):
         explained[event["fields"]["job"]] += 1
     for event in history.events("job.rung_again"):
         explained.update(event["fields"]["jobs"])
