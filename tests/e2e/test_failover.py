@@ -164,7 +164,7 @@ def test_a_clean_stop_hands_over_without_waiting_for_heartbeats(cluster: Cluster
     client.submit_batch(lines(8), id="b")
     eventually(lambda: ended("b") >= 2)
     old.kill(signal.SIGTERM)
-    old.process.wait(30)
+    old.process.wait(90)
     report = check_all_published_once("b", 8)
     assert {line["attempt"] for line in report} == {1}
     assert not seen("lease.deposed")
@@ -190,7 +190,7 @@ def test_a_message_taken_by_a_dead_worker_comes_back(cluster: Cluster) -> None:
     first.kill(signal.SIGSTOP)
     waiting = synthesize.delay("谁来接手")
     first.kill()
-    first.process.wait(30)
+    first.process.wait(90)
     started_s = time.monotonic()
     cluster.start("w2", TTS_LOST_MESSAGE_GRACE_S="1")
     assert waiting.get(timeout=60)["worker"].startswith("w2")
