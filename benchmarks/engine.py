@@ -108,6 +108,7 @@ def inject_costs() -> None:
     store_s = float(os.environ.get("BENCH_STORE_S", "0"))
     if encode_s:
         audio.encode = _slowed(audio.encode, encode_s, "encode")
+        audio.encode_pcm16 = _slowed(audio.encode_pcm16, encode_s, "encode")
     if store_s:
         create = _slowed(LocalStorage.create, store_s, "store", when=_is_artifact)
         LocalStorage.create = create  # type: ignore[method-assign]
