@@ -138,7 +138,8 @@ def tell_the_story(events: list[dict[str, Any]], killed: str) -> None:
             case "lease.deposed":
                 what = f"{event['holder']} was deposed: {event['reason']}"
             case "worker.dead":
-                what = f"{event['worker']} is dead; jobs given back: {len(event['jobs'])}"
+                given_back = len(event["jobs"]) + event["lines"]
+                what = f"{event['worker']} is dead; jobs given back: {given_back}"
             case "job.recovered":
                 what = f"job {event['job']} goes to another worker after attempt {event['attempt']}"
             case "up.process_ended":

@@ -40,6 +40,7 @@ class Books:
     unlist: Callable[[str], object]  #: lose what lists a batch with work, and its place in the row
     lose: Callable[[str], object]  #: lose a batch, as with a node of a cluster
     lose_data: Callable[[], object]
+    let_pass: Callable[[str, float], object]  #: make it longer ago that a job was given back
     leaving: Callable[[Any], tuple[object, str]]  #: a book's method that strikes a batch off
     _nonces: Iterator[int] = field(default_factory=itertools.count)
 
@@ -67,6 +68,7 @@ class Books:
         chars: int = 10_000,
         strikes: int = 3,
         nonce: str = "",
+        elsewhere_s: float = 0.0,
     ) -> Run | None:
         """Take a run, under a new nonce if none is given."""
         return self.book.take(
@@ -76,6 +78,7 @@ class Books:
             max_jobs=jobs,
             max_chars=chars,
             max_strikes=strikes,
+            elsewhere_s=elsewhere_s,
         )
 
     def taken(self, worker: str = "w1", *, jobs: int = 100) -> list[TakenJob]:
@@ -132,6 +135,7 @@ def books_in_redis(url: str) -> Books:
         unlist=unlist,
         lose=lambda batch_id: client.delete(keys.batch(batch_id)),
         lose_data=client.flushall,
+        let_pass=lambda job, by_s: client.hincrby(keys.job(job), "released_ms", int(-by_s * 1000)),
         leaving=lambda book: (book._shares, "leave"),
     )
 
@@ -148,6 +152,9 @@ def books_in_memory() -> Books:
         store.unreported.discard(batch_id)
         store.turns.clear()
 
+    def let_pass(job_id: str, by_s: float) -> None:
+        store.jobs[job_id]["released_ms"] -= by_s * 1000
+
     return Books(
         MemoryBatchBook(store),
         MemoryLedger(store),
@@ -158,6 +165,7 @@ def books_in_memory() -> Books:
         unlist=unlist,
         lose=lambda batch_id: store.books.pop(batch_id, None),
         lose_data=store.lose_data,
+        let_pass=let_pass,
         leaving=lambda book: (book, "_store_leave_shares"),
     )
 

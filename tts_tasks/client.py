@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -20,14 +19,18 @@ from urllib.parse import unquote
 from kombu.exceptions import OperationalError
 
 from tts_tasks import keys
-from tts_tasks.acceptance import BatchAcceptance
+from tts_tasks.batches.changes import BatchChanges
+from tts_tasks.batches.outcomes import Following, Outcomes
+from tts_tasks.batches.report import report_line
+from tts_tasks.batches.standing import BatchStatus, status_of
+from tts_tasks.batches.submission import Order, Submission
 from tts_tasks.cluster import cluster_status, events
 from tts_tasks.errors import ConflictError, NotFoundError, RequestError, WaitTimeoutError
 from tts_tasks.jsonl import BatchLine, RejectedLine, file_sha256, parse_items, read_batch
-from tts_tasks.ledger import BatchBook, BatchRecord, JobLedger, JobRecord
+from tts_tasks.ledger import BatchBook, BatchRecord, JobLedger
+from tts_tasks.ledger.batch_records import ENDINGS
 from tts_tasks.listening import AudioSegment, follow_audio, follow_audio_async
 from tts_tasks.operations import drain, switchover, undrain
-from tts_tasks.reports import rejected_line, report_line, report_lines
 from tts_tasks.routing import route_of
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import LocalStorage, open_storage
@@ -41,9 +44,13 @@ __all__ = [
     "AudioSegment",
     "BatchStatus",
     "JobResult",
+    "batch_cancel",
     "batch_errors",
     "batch_list",
     "batch_rejected",
+    "batch_remove",
+    "batch_resume",
+    "batch_retry",
     "batch_status",
     "cluster_status",
     "drain",
@@ -65,32 +72,12 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class BatchStatus:
-    """A batch at one moment. ``total`` counts the lines that are not blank."""
-
-    batch: str
-    state: str  #: accepting | running | done
-    total: int
-    succeeded: int
-    failed: int
-    rejected: int
-    report: str | None  #: URI of the report, once the batch is done
-    output: str  #: prefix of its artifacts in storage
-    created_at: str
-
-    @property
-    def ended(self) -> int:
-        """Lines whose outcome is known."""
-        return self.succeeded + self.failed + self.rejected
-
-
-@dataclass(frozen=True, slots=True)
 class JobResult:
     """How a job ended. ``cursor`` resumes `follow` after it."""
 
     id: str
     line: int | None
-    state: str  #: succeeded | failed
+    state: str  #: succeeded | failed | cancelled
     uri: str | None
     sha256: str | None
     duration_s: float | None
@@ -119,15 +106,19 @@ def submit_batch(
     *,
     id: str | None = None,  # noqa: A002 - the field's name
     output: str | None = None,
+    priority: float = 1.0,
+    wait_for_output: bool = True,
     strict: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> BatchStatus:
-    """Accept a JSONL file (or a list of requests) as a batch and ring for its jobs.
+    """Accept a JSONL file (or a list of requests) as a batch; work begins while it is read.
 
     ``id`` defaults to the file's name and a hash of its content, so the same file re-attaches; the
-    same id with other content, or another ``output`` prefix, is a `ConflictError`. With ``strict``
-    one bad line refuses the file (`RequestError`), before anything is accepted. ``on_progress`` is
-    called with the number of lines taken in so far.
+    same id with other content, or another ``output`` prefix, is a `ConflictError`. ``priority``:
+    a batch of 2 gets twice the work done that one of 1 does, while both have any. A batch whose
+    output overlaps with that of an earlier one waits for its turn, or is a `ConflictError` without
+    ``wait_for_output``. With ``strict`` one bad line refuses the file (`RequestError`), before
+    anything is accepted. ``on_progress`` is called with the number of lines taken in so far.
     """
     settings = get_settings()
     read, fingerprint, stem = _source(source)
@@ -135,14 +126,9 @@ def submit_batch(
         _refuse_bad_lines(read())
     batch_id = keys.check_batch_id(id if id is not None else f"{stem}-{fingerprint[:8]}")
     prefix = _output_prefix(output if output is not None else batch_id)
-    book = BatchBook(settings.redis_url, replicas_acked=settings.replicas_acked)
-    queue = route_of(settings).batch_queue
     content = hashlib.sha256(f"{fingerprint} {prefix}".encode()).hexdigest()
-    if book.open(batch_id, source=content, output=prefix, queue=queue):
-        acceptance = BatchAcceptance(batch_id, book, settings, on_progress)
-        for line in read():
-            acceptance.add(line)
-        acceptance.seal()
+    order = Order(batch_id, content, prefix, priority, wait_for_output)
+    Submission(order, settings, on_progress or (lambda _: None)).run(read)
     return batch_status(batch_id)
 
 
@@ -177,25 +163,52 @@ def _refuse_bad_lines(lines: Iterator[BatchLine | RejectedLine]) -> None:
         raise RequestError("file", f"{len(bad)} bad lines, nothing was accepted: {shown}{more}")
 
 
+# -- change ---------------------------------------------------------------------------------------
+
+
+def batch_cancel(id: str) -> BatchStatus:  # noqa: A002
+    """Speak nothing more of a batch; what is running stops at the end of its segment."""
+    BatchChanges(keys.check_batch_id(id), get_settings()).cancel()
+    return batch_status(id)
+
+
+def batch_retry(id: str) -> int:  # noqa: A002
+    """Have the failed lines of a batch tried again; returns how many.
+
+    Lines of parts of the batch that are still worked on are left alone. Raises `ConflictError`.
+    """
+    return BatchChanges(keys.check_batch_id(id), get_settings()).retry("failed")
+
+
+def batch_resume(id: str) -> int:  # noqa: A002
+    """Go on with a batch that was cancelled; returns how many lines. Raises `ConflictError`."""
+    return BatchChanges(keys.check_batch_id(id), get_settings()).retry("cancelled")
+
+
+def batch_remove(id: str) -> None:  # noqa: A002
+    """Forget a batch that has ended or was cancelled; its artifacts and its report stay."""
+    BatchChanges(keys.check_batch_id(id), get_settings()).remove()
+
+
 # -- look -----------------------------------------------------------------------------------------
 
 
 def batch_status(id: str) -> BatchStatus:  # noqa: A002
     """Return how a batch stands; raises `NotFoundError`."""
-    return _status(_batch(id, get_settings()))
+    settings = get_settings()
+    return status_of(_batch(id, settings), BatchBook(settings.redis_url))
 
 
 def batch_list() -> list[BatchStatus]:
     """Return all batches, newest first."""
-    settings = get_settings()
-    return [_status(record) for record in BatchBook(settings.redis_url).all()]
+    book = BatchBook(get_settings().redis_url)
+    return [status_of(record, book) for record in book.all()]
 
 
 def report(id: str) -> Iterator[dict[str, Any]]:  # noqa: A002
     """Yield the report's lines in input order, also while the batch runs."""
     settings = get_settings()
-    batch = _batch(id, settings)
-    return report_lines(JobLedger(settings.redis_url), BatchBook(settings.redis_url), batch)
+    return _outcomes(id, settings).report(_batch(id, settings))
 
 
 def batch_errors(id: str) -> Iterator[dict[str, Any]]:  # noqa: A002
@@ -203,20 +216,23 @@ def batch_errors(id: str) -> Iterator[dict[str, Any]]:  # noqa: A002
     return (line for line in report(id) if line["error"])
 
 
-def batch_rejected(id: str) -> list[dict[str, Any]]:  # noqa: A002
-    """Return the report lines of the input lines that were never accepted."""
-    settings = get_settings()
-    rejected = BatchBook(settings.redis_url).rejected(_batch(id, settings).id)
-    return [rejected_line(line, why) for line, why in rejected.items()]
+def batch_rejected(id: str) -> Iterator[dict[str, Any]]:  # noqa: A002
+    """Yield the report lines of the input lines that were never accepted."""
+    return (line for line in report(id) if line["state"] == "rejected")
 
 
 def job_result(id: str) -> JobResult | None:  # noqa: A002
     """Return how a job ended; None while it has not. Raises `NotFoundError`."""
     settings = get_settings()
+    tag, item = keys.split_job_id(id)
     record = JobLedger(settings.redis_url).get(id)
-    if record is None:
+    if record is not None and not record.meta.batch:
+        return _result(report_line(record), 1) if record.ended else None
+    batch = BatchBook(settings.redis_url).get(tag) if item.isdecimal() else None
+    if batch is None:
         raise NotFoundError(f"there is no job {id}")
-    return _result(record, 1) if record.ended else None
+    line = _outcomes(tag, settings).of_line(batch, int(item))
+    return _result(line, 1) if line["state"] in ENDINGS else None
 
 
 def follow(
@@ -227,7 +243,8 @@ def follow(
 ) -> Iterator[JobResult]:
     """Yield how each job of a batch (or one job) ends, as it ends; returns when all have.
 
-    Those that have ended come first. ``after``: the ``cursor`` of the last result seen before.
+    Those that have ended come first. ``after``: the ``cursor`` of the last result seen before; a
+    follower who has missed more than 10,000 since may see some again.
     Raises `WaitTimeoutError` after ``timeout_s``; the work goes on.
     """
     settings = get_settings()
@@ -251,19 +268,15 @@ def _follow_job(job_id: str, after: int, _: Settings) -> Iterator[JobResult | No
 
 
 def _follow_batch(batch_id: str, after: int, settings: Settings) -> Iterator[JobResult | None]:
-    book, ledger = BatchBook(settings.redis_url), JobLedger(settings.redis_url)
+    book = BatchBook(settings.redis_url)
+    following = Following(book, open_storage(settings.storage_url), batch_id, after)
     while True:
         batch = _batch(batch_id, settings)
-        lines = book.ended_lines(batch_id, after)
-        records = ledger.get_many([keys.batch_job_id(batch_id, line) for line in lines])
-        for record in records:
-            after += 1
-            if record is not None:
-                yield _result(record, after)
-        if batch.complete and not lines:
+        for line, cursor in following.news(batch):
+            yield _result(line, cursor)
+        if batch.complete or (batch.is_cancelled and not batch.sealed):
             return
-        if not lines:
-            yield None
+        yield None
 
 
 # -- fetch ----------------------------------------------------------------------------------------
@@ -309,34 +322,16 @@ def _batch(batch_id: str, settings: Settings) -> BatchRecord:
     return record
 
 
-def _status(record: BatchRecord) -> BatchStatus:
-    state = "done" if record.complete else "running" if record.sealed else "accepting"
-    created = datetime.fromtimestamp(record.created_ms / 1000, UTC)
-    return BatchStatus(
-        batch=record.id,
-        state=state,
-        total=record.total,
-        succeeded=record.succeeded,
-        failed=record.failed,
-        rejected=record.rejected,
-        report=record.report,
-        output=record.output,
-        created_at=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
-    )
+def _outcomes(batch_id: str, settings: Settings) -> Outcomes:
+    return Outcomes(BatchBook(settings.redis_url), open_storage(settings.storage_url), batch_id)
 
 
-def _result(record: JobRecord, cursor: int) -> JobResult:
-    line = report_line(record)
+def _result(line: Mapping[str, Any], cursor: int) -> JobResult:
+    """Return a job's report line as a result."""
+    fields = ("line", "state", "uri", "sha256", "duration_s", "attempt", "worker", "error")
     return JobResult(
-        id=record.meta.item_id or record.id,
-        line=line["line"],
-        state=record.state,
-        uri=line["uri"],
-        sha256=line["sha256"],
-        duration_s=line["duration_s"],
-        attempt=record.attempt,
-        worker=line["worker"],
-        error=line["error"],
+        id=line["id"],
         name=line.get("name"),
         cursor=cursor,
+        **{field: line[field] for field in fields},
     )

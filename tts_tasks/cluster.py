@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from tts_tasks.batches.standing import status_of
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.events import EventLog
+from tts_tasks.ledger import BatchBook
 from tts_tasks.redis_connection import (
     CLIENT_TIMEOUT_S,
     RedisClient,
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
-    """Return who is primary where, who lives, and how long the queues are.
+    """Return who is primary where, who lives, what waits, and which batches are worked on.
+
+    For a queue of batches, ``queues`` says how many lines are not ended; of a batch that is still
+    being accepted, how many are ready.
 
     ``heartbeat_age_s`` is by Redis's clock, to the second; it is for people. The watchdog counts
     changes on its own.
@@ -53,7 +58,12 @@ def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
         _worker(record, primaries.get(record.lane_key), ages_s[id_])
         for id_, record in records.items()
     ]
-    return {"lanes": lanes, "workers": workers, "queues": _queue_lengths(routes, settings)}
+    batches = _open_batches(settings)
+    queues = _queue_lengths(routes, settings)
+    queues |= {route.batch_queue: 0 for route in routes}
+    for batch in batches:
+        queues[batch["queue"]] = queues.get(batch["queue"], 0) + batch["left"]
+    return {"lanes": lanes, "workers": workers, "queues": queues, "batches": batches}
 
 
 @lru_cache(maxsize=8)
@@ -110,8 +120,29 @@ def _ages_s(
     }
 
 
+def _open_batches(settings: Settings) -> list[dict[str, Any]]:
+    book = BatchBook(settings.redis_url)
+    found = []
+    for record in book.unreported():
+        status = status_of(record, book)
+        ended = record.succeeded + record.failed + record.cancelled
+        left = record.accepted - ended if record.sealed else book.ready(record.id)
+        found.append(
+            {
+                "batch": record.id,
+                "state": status.state,
+                "left": left,
+                "priority": record.priority,
+                "output": record.output,
+                "waits_for": list(status.waits_for),
+                "queue": record.queue,
+            }
+        )
+    return found
+
+
 def _queue_lengths(routes: set[Route], settings: Settings) -> dict[str, int]:
-    names = sorted({queue for route in routes for queue in route.queues})
+    names = sorted(route.online_queue for route in routes)
     with unavailable_is_clear(settings.celery_url):
         pipe = shared_client(settings.celery_url).pipeline(transaction=False)
         for name in names:

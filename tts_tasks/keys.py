@@ -113,9 +113,9 @@ def batch_jobs(batch_id: str) -> str:
     return f"tts:{{{batch_id}}}:job:"
 
 
-def batch_rejected(batch_id: str) -> str:
-    """Hash: line number → rejected line, as JSON."""
-    return f"tts:{{{batch_id}}}:rejected"
+def batch_segments(batch_id: str) -> str:
+    """Return what the keys of a batch's segment logs begin with; the line follows."""
+    return f"tts:{{{batch_id}}}:segments:"
 
 
 def batch_reporting(batch_id: str) -> str:

@@ -14,15 +14,18 @@ import wave
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tts_tasks import keys
+from tts_tasks.batches.outcomes import Outcomes
 from tts_tasks.errors import JobFailedError, NotFoundError, WaitTimeoutError
-from tts_tasks.ledger import JobLedger, LoggedSegment, SegmentLog
+from tts_tasks.ledger import BatchBook, JobLedger, LoggedSegment, SegmentLog
+from tts_tasks.ledger.batch_records import ENDINGS
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from typing import Any
 
-    from tts_tasks.ledger import JobRecord
     from tts_tasks.storage import Storage
 
 #: How often a job is looked at that appends nothing: it may have failed.
@@ -92,29 +95,31 @@ class _Listener:
         settings = get_settings()
         self._job_id = job_id
         self._ledger = JobLedger(settings.redis_url)
+        self._book = BatchBook(settings.redis_url)
+        self._lines: Outcomes | None = None
         self._log = SegmentLog(settings.redis_url)
         self._storage_url = settings.storage_url
         self._opened: Storage | None = None
         self._after = after
-        self._record()
+        self._outcome()
         self.has_all = False
 
     def next(self, wait_s: float) -> list[AudioSegment]:
         """Return what is there now, or comes within ``wait_s``."""
         logged = self._log.read(self._job_id, self._after)
-        record = None if logged else self._record()
-        if record is not None and record.ended:
+        outcome = None if logged else self._outcome()
+        if outcome is not None:
             # looked at again: it may have ended between the two looks
             logged = self._log.read(self._job_id, self._after)
             if not logged:
-                return self._ended(record)
+                return self._ended(outcome)
         if not logged:
             logged = self._log.wait(self._job_id, self._after, wait_s)
         heard: list[AudioSegment] = []
         for segment in logged:
             pcm = segment.audio or self._staged(segment)
             if pcm is None:
-                return heard + self._ended(self._record())
+                return heard + self._ended(self._outcome())
             heard.append(
                 AudioSegment(segment.number, segment.segments, pcm, segment.sample_rate_hz)
             )
@@ -122,11 +127,19 @@ class _Listener:
             self.has_all = segment.number == segment.segments
         return heard
 
-    def _record(self) -> JobRecord:
+    def _outcome(self) -> dict[str, Any] | None:
+        """Return ``{"state", "name", "error"}`` of a job that has ended; None while it has not."""
         record = self._ledger.get(self._job_id)
-        if record is None:
+        if record is not None:
+            return {"state": record.state, **record.result} if record.ended else None
+        batch_id, item = keys.split_job_id(self._job_id)
+        batch = self._book.get(batch_id) if item.isdecimal() else None
+        if batch is None:
             raise NotFoundError(f"there is no job {self._job_id}")
-        return record
+        # a line that nobody has taken yet, or whose part of the batch is in the report
+        self._lines = self._lines or Outcomes(self._book, self._storage, batch_id)
+        line = self._lines.of_line(batch, int(item))
+        return line if line["state"] in ENDINGS else None
 
     @property
     def _storage(self) -> Storage:
@@ -141,19 +154,20 @@ class _Listener:
             return None
         return pcm if segment.is_intact(pcm) else None
 
-    def _ended(self, record: JobRecord) -> list[AudioSegment]:
+    def _ended(self, outcome: dict[str, Any] | None) -> list[AudioSegment]:
         """Return what is left to hear of a job of which the log does not say it (any more)."""
-        if not record.ended:
+        if outcome is None:
             time.sleep(_LOOK_EVERY_S)  # the segment was taken back, and will be spoken again
             return []
         self.has_all = True
-        if record.state != "succeeded":
-            error = record.result.get("error", {})
-            raise JobFailedError(error.get("code", "failed"), error.get("reason", "it failed"))
+        if outcome["state"] != "succeeded":
+            error = outcome.get("error") or {}
+            reason = error.get("reason", "it was not spoken")
+            raise JobFailedError(error.get("code", outcome["state"]), reason)
         heard = self._log.read(self._job_id, 0, limit=self._after) if self._after else []
         if heard and heard[-1].number == heard[-1].segments:
             return []
-        name = str(record.result["name"])
+        name = str(outcome["name"])
         if not name.endswith(".wav"):
             raise NotFoundError(
                 f"the segments of {self._job_id} are no longer kept; its artifact is {name}"

@@ -1,4 +1,4 @@
-"""The Celery task. It is thin: `apply_async` writes the ledger, a worker plugs in what runs it."""
+"""The Celery tasks. They are thin: the ledger has the work, a worker plugs in what does it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery import Task
 
 from tts_tasks import keys
 from tts_tasks.app import app
-from tts_tasks.doorbell import TASK_NAME
+from tts_tasks.doorbell import TASK_NAME, WORK_TASK_NAME
 from tts_tasks.errors import ConfigurationError, JobFailedError, RequestError
 from tts_tasks.ledger import JobLedger, JobMeta, Terms
 from tts_tasks.requests import SpeechRequest, parse_request
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 #: Runs a job in the worker's child: ``(task, job id, request fields or None) -> artifact record``.
 Runner = Callable[[Task, str, "dict[str, Any] | None"], dict[str, Any]]
 
+#: Works on batches in the worker's child until there is a reason to stop.
+BatchRunner = Callable[[], None]
+
 _runner: Runner | None = None
+_batch_runner: BatchRunner | None = None
 
 
-def install_runner(runner: Runner) -> None:
-    """Plug in what runs jobs; called by the worker's child when it starts."""
-    global _runner  # noqa: PLW0603 - one per process, as the engine is
-    _runner = runner
+def install_runners(runner: Runner, batch_runner: BatchRunner) -> None:
+    """Plug in what does the work; called by the worker's child when it starts."""
+    global _runner, _batch_runner
+    _runner, _batch_runner = runner, batch_runner
 
 
 def accept_online(request: SpeechRequest, task_id: str, *, delay_s: float = 0.0) -> int:
@@ -127,9 +131,21 @@ def synthesize(self: Task, text: str | None = None, **fields: Any) -> dict[str, 
     `tts_tasks.requests.SpeechRequest`. Raises `JobFailedError` from ``get()``.
     """
     if _runner is None:
-        raise ConfigurationError(
-            "no engine in this process: jobs run in a worker (celery -A tts_tasks worker)"
-        )
+        raise _no_engine()
     job_id = keys.job_id_of_task(self.request.id, route_of(get_settings()).lane_key)
     given = None if text is None else {"text": text, **fields}
     return _runner(self, job_id, given)
+
+
+@app.task(name=WORK_TASK_NAME, ignore_result=True)
+def work() -> None:
+    """Work on lines of batches, for as long as there are any: the message only rings for them."""
+    if _batch_runner is None:
+        raise _no_engine()
+    _batch_runner()
+
+
+def _no_engine() -> ConfigurationError:
+    return ConfigurationError(
+        "no engine in this process: jobs run in a worker (celery -A tts_tasks worker)"
+    )

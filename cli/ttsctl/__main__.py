@@ -27,7 +27,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "batch": ("ttsctl.commands.batch:batch", "Look after batches."),
     },
     "Look": {
-        "status": ("ttsctl.commands.status:status", "Show lanes, workers and queues."),
+        "status": (
+            "ttsctl.commands.status:status",
+            "Show lanes, workers, queues, and the batches that are worked on.",
+        ),
         "events": ("ttsctl.commands.events:events", "Show what happened in the cluster."),
         "doctor": ("ttsctl.commands.doctor:doctor", "Check what a working cluster needs."),
         "version": ("ttsctl.commands.version:version", "Show versions."),

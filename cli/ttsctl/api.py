@@ -31,7 +31,7 @@ class BatchStatus(Protocol):
 
     @property
     def state(self) -> str:
-        """``accepting``, ``running`` or ``done``."""
+        """``accepting``, ``waiting`` for its turn, ``running``, ``done`` or ``cancelled``."""
         ...
 
     @property
@@ -47,6 +47,11 @@ class BatchStatus(Protocol):
     @property
     def failed(self) -> int:
         """Jobs that ended without one."""
+        ...
+
+    @property
+    def cancelled(self) -> int:
+        """Jobs that were not spoken, as the batch was cancelled."""
         ...
 
     @property
@@ -162,10 +167,28 @@ class Client(Protocol):
         *,
         id: str | None = None,  # noqa: A002 - the client's word
         output: str | None = None,
+        priority: float = 1.0,
+        wait_for_output: bool = True,
         strict: bool = False,
         on_progress: Callable[[int], None] | None = None,
     ) -> BatchStatus:
         """Accept a file, or re-attach to the batch it already is."""
+        ...
+
+    def batch_cancel(self, batch: str, /) -> BatchStatus:
+        """Speak nothing more of a batch."""
+        ...
+
+    def batch_retry(self, batch: str, /) -> int:
+        """Have the failed lines tried again; returns how many."""
+        ...
+
+    def batch_resume(self, batch: str, /) -> int:
+        """Go on with a batch that was cancelled; returns how many lines."""
+        ...
+
+    def batch_remove(self, batch: str, /) -> None:
+        """Forget a batch; artifacts and report stay."""
         ...
 
     def batch_status(self, batch: str, /) -> BatchStatus:
@@ -180,7 +203,7 @@ class Client(Protocol):
         """Report lines of rejected and failed jobs, in input order."""
         ...
 
-    def batch_rejected(self, batch: str, /) -> list[dict[str, Any]]:
+    def batch_rejected(self, batch: str, /) -> Iterator[dict[str, Any]]:
         """Report lines of the lines that never became a job, in input order."""
         ...
 
@@ -205,7 +228,7 @@ class Client(Protocol):
         ...
 
     def cluster_status(self) -> dict[str, Any]:
-        """``{"lanes": [...], "workers": [...], "queues": {...}}``."""
+        """``{"lanes": [...], "workers": [...], "queues": {...}, "batches": [...]}``."""
         ...
 
     def switchover(

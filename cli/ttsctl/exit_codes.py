@@ -51,6 +51,8 @@ def exit_code_of_batch(status: BatchStatus) -> ExitCode:
 
     While it runs only the lines that were refused count against it.
     """
+    if status.state == "cancelled":
+        return ExitCode.CANCELLED
     bad = status.failed + status.rejected
     if bad == 0:
         return ExitCode.SUCCEEDED

@@ -7,6 +7,7 @@ the batch goes on, and what is said names the command that looks at it again.
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks.errors import UnavailableError, WaitTimeoutError
@@ -49,7 +50,7 @@ def follow_batch(
         with reporter.following(tally):
             for result in results(client, status.batch, reporter, timeout_s=timeout_s):
                 tally.add(result.state, result.duration_s)
-                if result.state != "succeeded":
+                if result.state == "failed":
                     _tell_failure(reporter, result, tally.failed)
                 on_result(result)
     except KeyboardInterrupt:
@@ -95,7 +96,8 @@ def _with_its_report(client: Client, batch: str) -> BatchStatus:
     deadline = time.monotonic() + REPORT_GRACE_S
     while True:
         status = client.batch_status(batch)
-        if status.report is not None or status.state != "done" or time.monotonic() >= deadline:
+        ended = status.state in ("done", "cancelled")
+        if status.report is not None or not ended or time.monotonic() >= deadline:
             return status
         time.sleep(_REPORT_POLL_S)
 
@@ -147,7 +149,7 @@ def tell_bad_lines(client: Client, status: BatchStatus, reporter: Reporter) -> N
     """Tell the lines that were refused: the first ones, then how many there are."""
     if not status.rejected:
         return
-    tell_rejected(reporter, client.batch_rejected(status.batch)[:TOLD_ONE_BY_ONE])
+    tell_rejected(reporter, islice(client.batch_rejected(status.batch), TOLD_ONE_BY_ONE))
     if status.rejected > TOLD_ONE_BY_ONE:
         command = f"ttsctl batch errors {status.batch}"
         tell_more(reporter, status.rejected - TOLD_ONE_BY_ONE, f"all of them: {command}")

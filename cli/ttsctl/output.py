@@ -29,7 +29,8 @@ OutputFormat = Literal["table", "json", "jsonl", "id"]
 _SECRET_IN_URL = re.compile(r"((?:rediss?|valkeys?|unix|sentinel|cluster)://)\S*@|(://)[^/\s?#]*@")
 _SECRET_IN_QUERY = re.compile(r"(?i)([?&](?:(?:\w*_)?password|passwd|token|secret)=)[^&\s]+")
 _BATCH_KEYS = (
-    "batch", "state", "total", "succeeded", "failed", "rejected", "output", "report", "created_at",
+    "batch", "state", "total", "succeeded", "failed", "cancelled", "rejected", "priority",
+    "waits_for", "output", "report", "created_at",
 )  # fmt: skip
 _RESULT_KEYS = (
     "line", "id", "state", "uri", "sha256", "duration_s", "attempt", "worker", "error",
@@ -92,8 +93,10 @@ def echo_fields(fields: Mapping[str, Any]) -> None:
 def cell(value: Any) -> str:
     """Return a value as it stands in a table."""
     match value:
-        case None | "":
+        case None | "" | ():
             return "-"
+        case tuple():
+            return printable(", ".join(map(str, value)))
         case bool():
             return "yes" if value else "no"
         case float():

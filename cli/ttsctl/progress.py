@@ -55,9 +55,10 @@ class Tally:
         self.batch = status.batch
         self._total = status.total
         self._rejected = status.rejected
-        self._finished_before = status.succeeded + status.failed
+        self._finished_before = status.succeeded + status.failed + status.cancelled
         self._succeeded = 0
         self._failed = 0
+        self._cancelled = 0
         self._clock = clock
         self._started = clock()
         self._recent: deque[tuple[float, float]] = deque()  # (when, audio_s), oldest first
@@ -69,9 +70,11 @@ class Tally:
         with self._lock:
             if state == "succeeded":
                 self._succeeded += 1
+            elif state == "cancelled":
+                self._cancelled += 1
             else:
                 self._failed += 1
-            if self._succeeded + self._failed <= self._finished_before:
+            if self._succeeded + self._failed + self._cancelled <= self._finished_before:
                 return
             self._recent.append((self._clock(), duration_s or 0.0))
             self._recent_audio_s += duration_s or 0.0
@@ -90,7 +93,7 @@ class Tally:
             # the first second says too little to divide by it
             window_s = min(RATE_WINDOW_S, max(1.0, now - self._started))
             jobs_per_s = len(self._recent) / window_s
-            done = self._succeeded + self._failed + self._rejected
+            done = self._succeeded + self._failed + self._cancelled + self._rejected
             return Standing(
                 done=done,
                 total=self._total,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SIDECARS = ".tts"
 _TEMPORARY = ".tts-tmp"
-_REPORT = ".report.jsonl"
+_REPORTS = (".report.jsonl", ".report.csv")
 
 
 class ArtifactWatch:
@@ -55,7 +55,7 @@ class ArtifactWatch:
     def _describe(self, name: str, when: str) -> dict[str, Any]:
         path = self._root / name
         if path.suffix != ".wav" or path.name.startswith("."):
-            kind = "report" if name.endswith(_REPORT) else "stray"
+            kind = "report" if name.endswith(_REPORTS) else "stray"
             return {"kind": kind, "when": when, "name": name}
         data = path.read_bytes()
         return {

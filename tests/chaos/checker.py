@@ -301,7 +301,9 @@ def _unexplained_work(history: History) -> Iterator[str]:
         1 for _ in history.events("worker.stuck")
     )
     nodes = {record["worker"] for record in history.of("started")}
-    allowed = deaths + len(nodes) * len(history.faults_with("store-away"))
+    # who dies may have had several lines of a batch in hand, of which it had begun one
+    given_back = sum(e["fields"]["lines"] for e in history.events("batch.recovered"))
+    allowed = deaths + given_back + len(nodes) * len(history.faults_with("store-away"))
     if sum(beyond.values()) > allowed:
         yield f"{sum(beyond.values())} attempts nothing explains, {allowed} allowed: {beyond}"
     yield from _too_much_recovered(history)

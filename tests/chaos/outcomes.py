@@ -11,9 +11,12 @@ from celery.result import AsyncResult
 
 from tts_tasks import client, keys
 from tts_tasks.app import app
+from tts_tasks.batches.manifest import Manifest
 from tts_tasks.errors import TTSError
 from tts_tasks.ledger import BatchBook, JobLedger, JobRecord
 from tts_tasks.redis_connection import connect
+from tts_tasks.settings import get_settings
+from tts_tasks.storage import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +32,7 @@ _ANSWERS_WITHIN_S = 20.0
 
 
 class Outcomes:
-    """Every job that the ledger holds, whoever submitted it."""
+    """Every job that the ledger, or the report of a batch, knows of, whoever submitted it."""
 
     def __init__(self, recorder: Recorder, redis_url: str) -> None:
         self._recorder = recorder
@@ -56,17 +59,20 @@ class Outcomes:
 
     def _open(self) -> int | None:
         try:
-            jobs = sum(not record.ended for record in self._jobs())
-            return jobs + sum(batch.report is None for batch in self._book.all())
+            jobs = sum(not record.ended for record in self._online_jobs())
+            batches = self._book.all()
+            lines = sum(b.accepted - b.succeeded - b.failed - b.cancelled for b in batches)
+            return jobs + lines + sum(batch.report is None for batch in batches)
         except (TTSError, redis.RedisError):
             return None
 
     def write(self) -> None:
         """Record the outcome of every job, and of every batch with its report."""
         answers_until_s = time.monotonic() + _ANSWERS_WITHIN_S
-        for record in self._jobs():
+        for record in self._online_jobs():
             self._recorder.record("outcome", **self._outcome(record, answers_until_s))
         for batch in self._book.all():
+            self._write_lines(batch.id)
             lines = self._redis.lrange(keys.batch_done(batch.id), 0, -1)
             report = []
             if batch.report:
@@ -85,21 +91,51 @@ class Outcomes:
                 ],
             )
 
-    def _jobs(self) -> Iterator[JobRecord]:
+    def _write_lines(self, batch: str) -> None:
+        """Record what came of each line of a batch that is a job."""
+        manifest = Manifest(open_storage(get_settings().storage_url), batch)
+        record = self._book.get(batch)
+        texts = {
+            line.line: line.request["text"]
+            for chunk in range(1, (record.chunks if record else 0) + 1)
+            for line in manifest.chunk(chunk)
+            if line.request
+        }
+        for line in client.report(batch):
+            if line["state"] == "rejected":
+                continue
+            self._recorder.record(
+                "outcome",
+                job=keys.batch_job_id(batch, line["line"]),
+                batch=batch,
+                text=texts[line["line"]],
+                lease="",
+                claimed_ms=None,
+                finished_ms=None,
+                name=line.get("name"),
+                adopted=line.get("adopted"),
+                answered=None,
+                **{
+                    field: line[field]
+                    for field in ("state", "attempt", "worker", "sha256", "duration_s", "error")
+                },
+            )
+
+    def _online_jobs(self) -> Iterator[JobRecord]:
         """Yield the ledger's jobs; their keys are ``tts:{TAG}:job:ITEM``."""
         found = []
         for key in self._redis.scan_iter("tts:{*}:job:*", count=1000):
             tag, _, item = key.removeprefix("tts:{").partition("}:job:")
             found.append(f"{tag}:{item}")
         for record in self._ledger.get_many(sorted(found)):
-            if record is not None:
+            if record is not None and not record.meta.batch:
                 yield record
 
     def _outcome(self, record: JobRecord, answers_until_s: float) -> dict[str, Any]:
         result = record.result
         return {
             "job": record.id,
-            "batch": record.meta.batch,
+            "batch": "",
             "text": record.request["text"],
             "state": record.state,
             "attempt": record.attempt,
@@ -112,7 +148,7 @@ class Outcomes:
             "duration_s": result.get("duration_s"),
             "adopted": result.get("adopted"),
             "error": result.get("error"),
-            "answered": None if record.meta.batch else _answered(record, answers_until_s),
+            "answered": _answered(record, answers_until_s),
         }
 
 

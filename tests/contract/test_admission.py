@@ -79,7 +79,7 @@ class Store:
         """Have a job of so many characters spoken in so long."""
         claim = self.claim(self.accept(name, chars), lease)
         self.field(claim.job_id, "claimed_ms", -took_ms)
-        assert self.ledger.finish(claim, "succeeded", {}, retention_s=60) is not None
+        assert self.ledger.finish(claim, "succeeded", {}, retention_s=60)
 
 
 def in_redis(url: str) -> Store:
@@ -209,7 +209,7 @@ def test_lines_of_a_batch_are_not_counted(store: Store) -> None:
     store.ledger.accept(jobs, terms=Terms(max_waiting=1))
     answer = store.ledger.claim("b1:1", "w1", None, max_strikes=3, nonce="n")
     assert isinstance(answer, Claim)
-    assert store.ledger.finish(answer, "succeeded", {}, retention_s=60) is not None
+    assert store.ledger.finish(answer, "succeeded", {}, retention_s=60)
     assert store.ledger.load("b1") == LaneLoad()
 
 
@@ -325,7 +325,7 @@ def test_a_job_whose_deadline_has_passed_is_not_given_to_anybody(store: Store) -
     assert record is not None
     assert (record.state, record.attempt) == ("accepted", 1)
     assert store.ledger.claims_of("w1") == []
-    assert store.ledger.give_up(record, "w1", {"error": {}}, retention_s=60) is not None
+    assert store.ledger.give_up(record, "w1", {"error": {}}, retention_s=60)
     assert store.ledger.load(LANE) == LaneLoad()
 
 
@@ -340,7 +340,7 @@ def test_a_job_that_has_begun_in_time_is_finished(store: Store) -> None:
         claims.append(answer)
         store.field(job_id, "deadline_ms", -1500)
     assert claims[0] == claims[1]
-    assert store.ledger.finish(claims[0], "succeeded", {}, retention_s=60) is not None
+    assert store.ledger.finish(claims[0], "succeeded", {}, retention_s=60)
 
 
 # -- the door of this process ----------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_a_redis_that_is_away_is_said_so() -> None:
         book.finish(BATCH, "w1", [LineEnding(1, 1, 1, "succeeded", {})])
 
 
-# -- feeding and skipping -------------------------------------------------------------------------
+# -- feeding and skipping ------------------------------------------------------------------------
 
 
 def test_chunks_are_fed_in_their_order_and_once(books: Books) -> None:
@@ -155,7 +155,7 @@ def test_a_chunk_that_is_reported_already_is_only_counted(books: Books) -> None:
     assert books.book.to_flush(BATCH) == []
 
 
-# -- taking ---------------------------------------------------------------------------------------
+# -- taking --------------------------------------------------------------------------------------
 
 
 def test_a_run_has_a_bounded_number_of_lines_and_chars(books: Books) -> None:
@@ -260,7 +260,7 @@ def test_a_worker_that_finds_nothing_has_no_claim(books: Books) -> None:
     assert books.book.holders(BATCH) == {}
 
 
-# -- ending ---------------------------------------------------------------------------------------
+# -- ending --------------------------------------------------------------------------------------
 
 
 def test_a_line_that_ends_is_counted_in_its_batch_and_its_chunk(books: Books) -> None:
@@ -338,7 +338,7 @@ def test_an_ending_of_a_batch_that_is_not_there_is_refused(books: Books) -> None
     assert books.book.ended_lines(BATCH, 0) == []
 
 
-# -- giving back ----------------------------------------------------------------------------------
+# -- giving back ---------------------------------------------------------------------------------
 
 
 def test_the_lines_of_a_dead_worker_go_to_the_head_in_their_order(books: Books) -> None:
@@ -431,7 +431,7 @@ def test_a_line_that_the_ledger_released_is_put_back_by_the_book(books: Books) -
     assert [(job.line, job.strikes) for job in books.taken("w2")] == [(1, 1)]
 
 
-# -- flushing -------------------------------------------------------------------------------------
+# -- flushing ------------------------------------------------------------------------------------
 
 
 def test_a_chunk_is_flushed_once_by_racing_flushers(books: Books) -> None:
@@ -498,7 +498,7 @@ def test_only_the_newest_ended_lines_are_kept(books: Books) -> None:
     assert books.book.ended_lines(BATCH, DONE_KEPT + 500) == []
 
 
-# -- cancelling -----------------------------------------------------------------------------------
+# -- cancelling ----------------------------------------------------------------------------------
 
 
 def test_cancelled_at_every_moment_all_lines_are_counted(books: Books) -> None:
@@ -581,7 +581,7 @@ def test_cancelling_takes_no_line_twice_from_those_who_end_them(books: Books) ->
     assert books.book.to_flush(BATCH) == [1]
 
 
-# -- trying again ---------------------------------------------------------------------------------
+# -- trying again --------------------------------------------------------------------------------
 
 
 def done_with_failures(books: Books) -> None:
@@ -728,3 +728,129 @@ def test_redis_holds_no_more_of_a_longer_batch(redis_url: str, redis_client: red
     }
     assert in_memory_bytes() < 200_000
     assert redis_client.llen(keys.batch_done(BATCH)) == DONE_KEPT
+
+
+def test_a_line_that_was_given_back_untried_has_had_no_attempt(books: Books) -> None:
+    """Its number goes to the next one; what another worker did under it is not mixed up."""
+    books.open(lines=2)
+    jobs = books.taken("w1")
+    back = [(job.line, job.attempt, False) for job in jobs]
+    assert books.book.release(BATCH, "w1", back, untried=True) == [0, 0]
+    assert books.book.release(BATCH, "w1", back, untried=True) == [None, None]
+    (again, _) = books.taken("w2")
+    assert again.attempt == 1
+    assert books.end(jobs[:1], worker="w1") == [False]
+    assert books.book.release(BATCH, "w1", back[:1], untried=True) == [None]
+    assert books.end([again], worker="w2") == [True]
+
+
+# -- elsewhere -------------------------------------------------------------------------------------
+
+
+def struck(books: Books, worker: str, *, strikes: int = 3) -> int:
+    """Take the next line, fail over it, and give it back; returns the line."""
+    (job,) = books.taken(worker, jobs=1)
+    books.ledger.release(claim_of(job).job_id, worker, job.attempt, strike=True)
+    books.book.release(BATCH, worker, [(job.line, job.attempt, False)])
+    return job.line
+
+
+def test_a_line_over_which_a_worker_failed_is_left_to_others_for_a_while(books: Books) -> None:
+    """The worker goes on with what is behind it, others may have it at once, in its place."""
+    books.open(lines=4)
+    assert struck(books, "w1") == 1
+    run = books.take("w1", jobs=2, elsewhere_s=30)
+    assert run is not None
+    assert lines_of(run.jobs) == [2]  # of two that it looked at
+    run = books.take("w2", jobs=4, elsewhere_s=30)
+    assert run is not None
+    assert lines_of(run.jobs) == [1]
+    books.book.release(BATCH, "w2", [(1, None, False)])
+    run = books.take("w1", elsewhere_s=30)
+    assert run is not None
+    assert lines_of(run.jobs) == [3, 4]
+    assert books.book.ready(BATCH) == 1
+    assert books.take("w1", elsewhere_s=30) is None
+    assert books.book.has_work(QUEUE)
+    books.let_pass(claim_of(run.jobs[0]).job_id.rpartition(":")[0] + ":1", 31)
+    again = books.take("w1", elsewhere_s=30)
+    assert again is not None
+    assert lines_of(again.jobs) == [1]
+
+
+def test_where_there_are_no_others_a_worker_tries_again_at_once(books: Books) -> None:
+    """And a clock that was set back keeps a line from nobody."""
+    books.open(lines=1)
+    struck(books, "w1")
+    (job,) = books.taken("w1")
+    books.ledger.release(claim_of(job).job_id, "w1", job.attempt, strike=True)
+    books.book.release(BATCH, "w1", [(1, job.attempt, False)])
+    books.let_pass(claim_of(job).job_id, -3600)
+    assert books.take("w1", elsewhere_s=30) is not None
+
+
+def test_a_line_that_is_to_be_ended_need_not_wait_for_others(books: Books) -> None:
+    """There is nothing left to be tried elsewhere."""
+    books.open(lines=1)
+    for _ in range(3):
+        struck(books, "w1")
+    run = books.take("w1", elsewhere_s=30)
+    assert run is not None
+    assert run.jobs[0].exhausted
+
+
+def test_struck_lines_keep_their_order_when_they_are_left_to_others(books: Books) -> None:
+    """They are put back at the head as they were."""
+    books.open(lines=3)
+    jobs = books.taken("w1", jobs=2)
+    for job in jobs:
+        books.ledger.release(claim_of(job).job_id, "w1", job.attempt, strike=True)
+    books.book.release(BATCH, "w1", [(job.line, job.attempt, False) for job in jobs])
+    run = books.take("w1", elsewhere_s=30)
+    assert run is not None
+    assert lines_of(run.jobs) == [3]
+    taken = [books.taken("w2", jobs=3)[0].line for _ in range(2)]
+    assert taken == [1, 2]
+
+
+def test_lines_that_were_counted_without_a_job_are_told_to_who_follows(books: Books) -> None:
+    """A chunk whose report part was there already."""
+    books.open()
+    assert books.book.skip(BATCH, 1, succeeded=2, failed=1, lines=[1, 2, 4])
+    assert books.book.ended_lines(BATCH, 0) == [(0, 1), (1, 2), (2, 4)]
+
+
+def test_who_may_report_a_reopened_batch_is_asked_anew(books: Books) -> None:
+    """Its report of before may have been written a moment ago."""
+    books.open(lines=1)
+    books.end(books.taken(), "failed")
+    assert books.book.flushed(BATCH, 1, [1])
+    assert books.book.may_report(BATCH)
+    assert books.book.reported(BATCH, "u", retention_s=60)
+    assert books.book.reopen(BATCH, 1, chunk_of(1, 1))
+    assert books.book.may_report(BATCH)
+
+
+def test_a_segment_log_goes_with_a_line_that_nobody_ends(books: Books) -> None:
+    """Of a cancelled line when its chunk is flushed, of all when the batch is removed."""
+    books.open(lines=2)
+    jobs = books.taken()
+    first, second = map(claim_of, jobs)
+    for claim in (first, second):
+        assert books.append(claim, 1, 2)
+    books.end(jobs[:1])
+    books.book.cancel(BATCH)
+    assert books.book.flushed(BATCH, 1, [1, 2])
+    assert books.log.exists(first.job_id)  # whoever ended it lets it go
+    assert not books.log.exists(second.job_id)
+    books.log.remove([first.job_id])
+    assert not books.log.exists(first.job_id)
+
+
+def test_nothing_is_left_of_a_removed_batch_not_even_its_segments(books: Books) -> None:
+    """Somebody may be in the middle of a line."""
+    books.open(lines=1)
+    (claim,) = (claim_of(job) for job in books.taken())
+    assert books.append(claim, 1, 2)
+    books.book.remove(BATCH)
+    assert not books.log.exists(claim.job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -182,6 +183,18 @@ def test_of_a_connection_to_an_earlier_server_nothing_is_known(
     gone = replace(record("a"), presence=f"{run}/{int(connection) + 1000}")
     assert observer.absent({"a": gone}) == {"a"}
     worker.close()
+
+
+def test_who_leaves_does_not_wait_for_the_end_of_its_read(
+    url: str, eventually: Callable[..., Any]
+) -> None:
+    """The read on the presence connection, of up to 20 s here, is ended by Redis."""
+    worker = RedisCoordinator(url, timeout_s=40.0)
+    worker.listen(LANE, lambda: None)
+    eventually(worker.presence)
+    began_s = time.monotonic()
+    worker.close()
+    assert time.monotonic() - began_s < 5
 
 
 def test_the_bell_rings_for_every_removal_and_order(

@@ -47,9 +47,9 @@ def test_a_connection_that_died_in_the_pool_costs_no_ring(
     client_app: Celery, proxy: TcpProxy, redis_client: redis.Redis
 ) -> None:
     """A client that was idle for a while does not learn of it by an error."""
-    assert ring(client_app, QUEUE, ["b:1"], rung_ms=0, wants_result=False) == 1
+    assert ring(client_app, QUEUE, ["b:1"], rung_ms=0) == 1
     proxy.half_open()
-    assert ring(client_app, QUEUE, ["b:2", "b:3"], rung_ms=0, wants_result=False) == 2
+    assert ring(client_app, QUEUE, ["b:2", "b:3"], rung_ms=0) == 2
     assert waiting(redis_client) == {"b:1", "b:2", "b:3"}
 
 
@@ -57,4 +57,4 @@ def test_a_broker_that_is_not_there_is_said_clearly(client_app: Celery, proxy: T
     """The job is in the ledger; the caller learns that the ring is not out."""
     proxy.close()
     with pytest.raises(UnavailableError, match=r"the broker at redis:.*accepted.*_BROKER_URL"):
-        ring(client_app, QUEUE, ["b:1"], rung_ms=0, wants_result=False)
+        ring(client_app, QUEUE, ["b:1"], rung_ms=0)

@@ -16,9 +16,7 @@ import pytest
 from tts_tasks import keys
 from tts_tasks.coordination.base import Coordinator, Lease
 from tts_tasks.coordination.redis_store import RedisCoordinator
-from tts_tasks.errors import ConflictError, UnavailableError
 from tts_tasks.ledger import (
-    BatchBook,
     Claim,
     ClaimRefused,
     JobLedger,
@@ -32,7 +30,6 @@ from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.testing import (
     ALL_KNOWN,
-    MemoryBatches,
     MemoryCoordinator,
     MemoryLedger,
     MemorySegments,
@@ -50,16 +47,14 @@ BATCH = "b1"
 
 
 Ledger = JobLedger | MemoryLedger
-Book = BatchBook | MemoryBatches
 Log = SegmentLog | MemorySegments
 
 
 @dataclass
 class Stores:
-    """The ledger, the batches and the leases of one store."""
+    """The ledger and the leases of one store."""
 
     ledger: Ledger
-    book: Book
     log: Log
     coordinator: Coordinator
     age: Callable[[str, str, float], object]  #: make a job's last ring older: queue, id, seconds
@@ -67,7 +62,6 @@ class Stores:
     ring_at: Callable[[str, str, int | None], object]  #: the same, rung at Redis's time in ms
     hear: Callable[[str], object]  #: take the next message out of a queue
     lose_data: Callable[[], object]
-    let_pass: Callable[[str, float], object]  #: make it longer ago that a job was given back
 
 
 def in_redis(url: str, broker_url: str) -> Stores:
@@ -80,7 +74,6 @@ def in_redis(url: str, broker_url: str) -> Stores:
 
     return Stores(
         ledger,
-        BatchBook(url),
         SegmentLog(url),
         RedisCoordinator(url, timeout_s=2.0),
         age=lambda queue, job, by_s: client.zincrby(keys.open_jobs(queue), -by_s * 1000, job),
@@ -88,7 +81,6 @@ def in_redis(url: str, broker_url: str) -> Stores:
         ring_at=ring_at,
         hear=broker.rpop,
         lose_data=client.flushall,
-        let_pass=lambda job, by_s: client.hincrby(keys.job(job), "released_ms", int(-by_s * 1000)),
     )
 
 
@@ -98,12 +90,8 @@ def in_memory() -> Stores:
     def age(queue: str, job_id: str, by_s: float) -> None:
         store.open_jobs[queue][job_id] -= by_s * 1000
 
-    def let_pass(job_id: str, by_s: float) -> None:
-        store.jobs[job_id]["released_ms"] -= by_s * 1000
-
     return Stores(
         MemoryLedger(store),
-        MemoryBatches(store),
         MemorySegments(store),
         MemoryCoordinator(store=store),
         age=age,
@@ -111,7 +99,6 @@ def in_memory() -> Stores:
         ring_at=lambda queue, job, ms: store.queues[queue].append((job, ms or 0)),
         hear=lambda queue: store.queues[queue].pop(0),
         lose_data=store.lose_data,
-        let_pass=let_pass,
     )
 
 
@@ -130,12 +117,6 @@ def stores(request: pytest.FixtureRequest) -> Stores:
 def ledger(stores: Stores) -> Ledger:
     """An empty ledger."""
     return stores.ledger
-
-
-@pytest.fixture
-def book(stores: Stores) -> Book:
-    """The batches of the same ledger."""
-    return stores.book
 
 
 @pytest.fixture
@@ -210,9 +191,9 @@ def test_only_the_newest_attempt_may_append_and_finish(ledger: Ledger, log: Log)
     second = granted(claim(ledger, job_id, "w2"))
     assert second.attempt == first.attempt + 1
     assert not append(log, first, 1, 2)
-    assert ledger.finish(first, "succeeded", {"uri": "stale"}, retention_s=60) is None
+    assert not ledger.finish(first, "succeeded", {"uri": "stale"}, retention_s=60)
     assert append(log, second, 1, 2)
-    assert ledger.finish(second, "succeeded", {"uri": "new"}, retention_s=60) is not None
+    assert ledger.finish(second, "succeeded", {"uri": "new"}, retention_s=60)
     record = ledger.get(job_id)
     assert record is not None
     assert (record.state, record.result) == ("succeeded", {"uri": "new"})
@@ -226,8 +207,8 @@ def test_an_earlier_attempt_of_the_same_worker_may_not_append_or_finish(
     first = granted(claim(ledger, job_id, "w1"))
     second = granted(claim(ledger, job_id, "w1"))
     assert not append(log, first, 1, 2)
-    assert ledger.finish(first, "succeeded", {"uri": "stale"}, retention_s=60) is None
-    assert ledger.finish(second, "succeeded", {"uri": "new"}, retention_s=60) is not None
+    assert not ledger.finish(first, "succeeded", {"uri": "stale"}, retention_s=60)
+    assert ledger.finish(second, "succeeded", {"uri": "new"}, retention_s=60)
 
 
 def test_an_attempt_of_a_ledger_that_forgot_its_job_is_refused(stores: Stores) -> None:
@@ -240,7 +221,7 @@ def test_an_attempt_of_a_ledger_that_forgot_its_job_is_refused(stores: Stores) -
     newest = granted(claim(ledger, job_id, "w2"))
     assert newest.attempt == stale.attempt
     assert not append(stores.log, stale, 1, 2)
-    assert ledger.finish(stale, "succeeded", {"uri": "stale"}, retention_s=60) is None
+    assert not ledger.finish(stale, "succeeded", {"uri": "stale"}, retention_s=60)
     assert append(stores.log, newest, 1, 2)
 
 
@@ -256,18 +237,13 @@ def test_only_the_holder_of_that_attempt_loses_its_job(ledger: Ledger, log: Log)
     assert ledger.release(job_id, "w1", second.attempt, strike=False) == 0
 
 
-def test_finishing_twice_is_finishing_once(ledger: Ledger, book: Book) -> None:
-    """A reply that was lost is asked for again; the batch counts the job once."""
-    book.open(BATCH, source="s", output=BATCH, queue=QUEUE)
-    (job_id, _) = accept_lines(ledger, 1, 2)
-    book.seal(BATCH, accepted=2, rejected=0)
+def test_finishing_twice_is_finishing_once(ledger: Ledger) -> None:
+    """A reply that was lost is asked for again."""
+    (job_id,) = accept_lines(ledger, 1)
     attempt = granted(claim(ledger, job_id))
-    assert ledger.finish(attempt, "succeeded", {}, retention_s=60) == 1
-    assert ledger.finish(attempt, "succeeded", {}, retention_s=60) == 1
-    batch = book.get(BATCH)
-    assert batch is not None
-    assert batch.succeeded == 1
-    assert book.ended_lines(BATCH, 0) == [1]
+    assert ledger.finish(attempt, "succeeded", {}, retention_s=60)
+    assert ledger.finish(attempt, "succeeded", {}, retention_s=60)
+    assert not ledger.finish(attempt, "failed", {}, retention_s=60)
 
 
 def test_an_ended_job_answers_with_its_result(ledger: Ledger) -> None:
@@ -320,13 +296,6 @@ def strike(
     return ledger.release(job_id, worker, None, strike=True, evidence=evidence, pardons=pardons)
 
 
-def asked_again(ledger: Ledger, job_id: str, worker: str, elsewhere_s: float = 30.0) -> str:
-    """Claim, and say what came of it."""
-    nonce = secrets.token_hex(4)
-    answer = ledger.claim(job_id, worker, None, max_strikes=3, nonce=nonce, elsewhere_s=elsewhere_s)
-    return "claimed" if isinstance(answer, Claim) else answer.reason.value
-
-
 def test_a_job_keeps_the_newest_evidence_and_the_workers_it_cost(ledger: Ledger, log: Log) -> None:
     """Each worker once, in order; progress begins a new list."""
     (job_id,) = accept_lines(ledger, 1)
@@ -363,57 +332,10 @@ def test_evidence_is_cut_to_what_a_job_may_keep(ledger: Ledger) -> None:
     assert record.evidence["log"][-1].startswith("19")
 
 
-def test_who_has_failed_over_a_job_leaves_it_to_others_for_a_while(stores: Stores) -> None:
-    """Anybody else may have it at once, and afterwards anybody; where nobody else is, he too."""
-    ledger = stores.ledger
-    (job_id,) = accept_lines(ledger, 1)
-    strike(ledger, job_id, "w1")
-    assert asked_again(ledger, job_id, "w1") == "elsewhere"
-    assert ledger.claims_of("w1") == []
-    assert asked_again(ledger, job_id, "w1", elsewhere_s=0.0) == "claimed"
-    ledger.release(job_id, "w1", None, strike=True)
-    assert asked_again(ledger, job_id, "w2") == "claimed"
-    ledger.release(job_id, "w2", None, strike=False)
-    assert asked_again(ledger, job_id, "w1") == "elsewhere"
-    stores.let_pass(job_id, 31)
-    assert asked_again(ledger, job_id, "w1") == "claimed"
-
-
-def test_a_clock_that_is_set_back_keeps_a_job_from_nobody(stores: Stores) -> None:
-    """It looks as if the job were given back in the future."""
-    (job_id,) = accept_lines(stores.ledger, 1)
-    strike(stores.ledger, job_id, "w1")
-    stores.let_pass(job_id, -3600)
-    assert asked_again(stores.ledger, job_id, "w1") == "claimed"
-
-
-def test_a_claim_over_its_own_dead_attempt_is_left_to_others_too(ledger: Ledger) -> None:
-    """The worker's new child is faster than its parent: the job is given back, with a strike."""
-    (job_id,) = accept_lines(ledger, 1)
-    granted(claim(ledger, job_id))
-    assert asked_again(ledger, job_id, "w1") == "elsewhere"
-    record = ledger.get(job_id)
-    assert record is not None
-    assert (record.state, record.worker, record.strikes) == ("accepted", "", 1)
-    assert record.struck_workers == ("w1",)
-    assert asked_again(ledger, job_id, "w2") == "claimed"
-
-
-def test_an_exhausted_job_may_be_ended_by_whoever_failed_last(ledger: Ledger) -> None:
-    """There is nothing left to be tried elsewhere."""
-    (job_id,) = accept_lines(ledger, 1)
-    for worker in ("w1", "w2", "w1"):
-        strike(ledger, job_id, worker)
-    assert asked_again(ledger, job_id, "w1") == "exhausted"
-
-
-def test_a_pardoned_failure_is_no_strike_but_goes_elsewhere(ledger: Ledger) -> None:
+def test_a_pardoned_failure_is_no_strike(ledger: Ledger) -> None:
     """So many times in the job's life; then they count."""
     (job_id,) = accept_lines(ledger, 1)
-    counts = []
-    for worker in ("w1", "w2", "w1", "w2"):
-        counts.append(strike(ledger, job_id, worker, pardons=2))
-        assert asked_again(ledger, job_id, worker) == "elsewhere"
+    counts = [strike(ledger, job_id, worker, pardons=2) for worker in ("w1", "w2", "w1", "w2")]
     assert counts == [0, 0, 1, 2]
     record = ledger.get(job_id)
     assert record is not None
@@ -426,11 +348,11 @@ def test_a_job_nobody_holds_can_be_given_up_and_a_running_one_not(ledger: Ledger
     granted(claim(ledger, job_id, "w1"))
     record = ledger.get(job_id)
     assert record is not None
-    assert ledger.give_up(record, "w2", {}, retention_s=60) is None
+    assert not ledger.give_up(record, "w2", {}, retention_s=60)
     ledger.release(job_id, "w1", None, strike=True)
     for _ in range(2):  # asked again after a lost reply
-        assert ledger.give_up(record, "w2", {"error": {}}, retention_s=60) is not None
-    assert ledger.give_up(record, "w2", {"error": {"other": 1}}, retention_s=60) is None
+        assert ledger.give_up(record, "w2", {"error": {}}, retention_s=60)
+    assert not ledger.give_up(record, "w2", {"error": {"other": 1}}, retention_s=60)
 
 
 def test_a_workers_claims_are_known_until_they_end(ledger: Ledger) -> None:
@@ -467,17 +389,6 @@ def test_only_the_lease_holder_under_its_epoch_may_claim_online_work(
         assert isinstance(answer, ClaimRefused)
         assert answer.reason is Refusal.NOT_LEADER
     granted(ledger.claim(online_job, "w1", lease, max_strikes=3, nonce="n"))
-
-
-def test_an_online_job_is_not_kept_for_workers_that_may_not_have_it(
-    stores: Stores, online_job: str
-) -> None:
-    """The primary that failed over it is still the only one that may try."""
-    ledger = stores.ledger
-    lease = stores.coordinator.acquire("default.0", "w1", 30, ALL_KNOWN)
-    for nonce in "ab":
-        granted(ledger.claim(online_job, "w1", lease, max_strikes=3, nonce=nonce, elsewhere_s=30.0))
-        assert ledger.release(online_job, "w1", None, strike=True) is not None
 
 
 # -- what nobody has heard of ----------------------------------------------------------------------
@@ -539,7 +450,7 @@ def test_a_job_that_was_rung_again_is_not_unheard(stores: Stores) -> None:
     stores.ledger.rung(QUEUE, [one, "b1:99"])
     assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == [two]
     attempt = granted(claim(stores.ledger, two))
-    assert stores.ledger.finish(attempt, "succeeded", {}, retention_s=60) is not None
+    assert stores.ledger.finish(attempt, "succeeded", {}, retention_s=60)
     assert stores.ledger.unheard(QUEUE, grace_s=30, limit=10) == []
 
 
@@ -566,48 +477,3 @@ def test_the_index_in_memory_keeps_an_open_job_too() -> None:
     for job_id in (accepted, running, gone):
         ledger.close(QUEUE, job_id)
     assert sorted(store.open_jobs[QUEUE]) == [accepted, running]
-
-
-# -- batches ---------------------------------------------------------------------------------------
-
-
-def test_the_same_content_reattaches_and_other_content_conflicts(book: Book) -> None:
-    """An id is the promise of one content and one output."""
-    assert book.open(BATCH, source="s", output="out", queue=QUEUE)
-    assert book.open(BATCH, source="s", output="out", queue=QUEUE)
-    book.seal(BATCH, accepted=0, rejected=0)
-    assert not book.open(BATCH, source="s", output="out", queue=QUEUE)
-    with pytest.raises(ConflictError, match="b1"):
-        book.open(BATCH, source="t", output="out", queue=QUEUE)
-
-
-def test_a_batch_is_complete_when_it_is_sealed_and_all_have_ended(
-    ledger: Ledger, book: Book
-) -> None:
-    """Before it is sealed nobody can know that the last job was the last."""
-    book.open(BATCH, source="s", output=BATCH, queue=QUEUE)
-    (job_id,) = accept_lines(ledger, 1)
-    assert ledger.finish(granted(claim(ledger, job_id)), "failed", {}, retention_s=60) == -1
-    assert book.seal(BATCH, accepted=1, rejected=2) == 0
-    batch = book.get(BATCH)
-    assert batch is not None
-    assert batch.complete
-    assert (batch.total, batch.failed, batch.rejected) == (3, 1, 2)
-
-
-def test_a_batch_that_redis_forgot_while_it_was_accepted_completes_when_submitted_again(
-    stores: Stores,
-) -> None:
-    """What ended in between is counted; sealing a batch that is not there is an error."""
-    ledger, book = stores.ledger, stores.book
-    book.open(BATCH, source="s", output=BATCH, queue=QUEUE)
-    accept_lines(ledger, 1)
-    stores.lose_data()
-    (second,) = accept_lines(ledger, 2)
-    ledger.finish(granted(claim(ledger, second)), "succeeded", {}, retention_s=60)
-    with pytest.raises(UnavailableError, match="again"):
-        book.seal(BATCH, accepted=2, rejected=0)
-    assert book.open(BATCH, source="s", output=BATCH, queue=QUEUE)
-    (first, _) = accept_lines(ledger, 1, 2)
-    assert book.seal(BATCH, accepted=2, rejected=0) == 1
-    assert ledger.finish(granted(claim(ledger, first)), "succeeded", {}, retention_s=60) == 0

@@ -283,23 +283,6 @@ def test_each_segment_is_told_as_it_begins(world: World) -> None:
     assert [(m["segment"], m["segments"]) for m in segments] == [(1, 2), (2, 2)]
 
 
-def test_a_line_over_which_this_worker_failed_is_handed_back_while_others_could_take_it(
-    world: World,
-) -> None:
-    """With a rest, and unspoken; where it is alone it tries again at once."""
-    job_id = accept_line(world)
-    lose(world, job_id, ME)
-    world.believed.parent_said({"lease": None, "others_ready": 1})
-    with pytest.raises(Reject) as rejected:
-        world.run(job_id)
-    assert rejected.value.requeue
-    assert world.engine.spoken == []
-    assert world.state(job_id) == ("accepted", "", 1)
-    world.believed.parent_said({"lease": None, "others_ready": 0})
-    world.run(job_id)
-    assert world.state(job_id)[0] == "succeeded"
-
-
 def test_a_job_that_lost_too_many_workers_fails_with_the_evidence(world: World) -> None:
     """The newest, and whom it cost."""
     job_id = accept_line(world)

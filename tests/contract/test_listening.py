@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tts_tasks import client, keys
+from tts_tasks.batches.window import Window
 from tts_tasks.errors import JobFailedError, NotFoundError, WaitTimeoutError
-from tts_tasks.ledger import Claim, JobLedger, JobMeta, LoggedSegment, SegmentLog
+from tts_tasks.events import EventLog
+from tts_tasks.ledger import BatchBook, Claim, JobLedger, JobMeta, LoggedSegment, SegmentLog
+from tts_tasks.ledger.batch_records import LineEnding
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import open_storage
@@ -183,3 +186,42 @@ def test_an_unknown_job_is_not_found(redis_url: str) -> None:
     """At once."""
     with pytest.raises(NotFoundError, match="there is no job"):
         next(client.follow_audio("default.0:nobody"))
+
+
+def test_a_line_of_a_batch_is_heard_before_it_is_taken_and_after_it_is_reported(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    """Of a line Redis knows something only in between."""
+    id_ = f"heard-{secrets.token_hex(4)}"
+    name = f"{id_}/1.wav"
+    client.submit_batch([{"text": "一", "output_name": "1"}, {"text": "二"}], id=id_)
+    with pytest.raises(WaitTimeoutError):
+        list(client.follow_audio(f"{id_}:1", timeout_s=0.2))
+    book, storage = BatchBook(redis_url), open_storage(get_settings().storage_url)
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE_HZ)
+        file.writeframes(SOUND[0])
+    storage.create(name, target.getvalue())
+    run = book.take("tts.batch.default", "w1", nonce="n", max_jobs=2, max_chars=99, max_strikes=3)
+    assert run is not None
+    failure = {"error": {"code": "engine", "reason": "it broke"}}
+    first, second = run.jobs
+    book.finish(
+        id_,
+        "w1",
+        [
+            LineEnding(first.line, 1, first.attempt, "succeeded", {"name": name}),
+            LineEnding(second.line, 1, second.attempt, "failed", failure),
+        ],
+    )
+    Window(book, storage, EventLog(redis_client), retention_s=60).settle(id_)
+    assert book.results(id_, [1, 2]) == {}
+    assert [one.pcm for one in client.follow_audio(f"{id_}:1", timeout_s=5)] == [SOUND[0]]
+    with pytest.raises(JobFailedError, match="it broke"):
+        list(client.follow_audio(f"{id_}:2", timeout_s=5))
+    for nothing in (f"{id_}:9", "nobody:1"):
+        with pytest.raises(NotFoundError):
+            list(client.follow_audio(nothing, timeout_s=5))

@@ -443,18 +443,18 @@ def test_a_removal_that_died_can_be_submitted_or_removed_again(steps: int) -> No
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """200,000 lines take no more memory than a few chunks do."""
+    """50,000 lines take no more memory than a few chunks do."""
     manifest = Manifest(LocalStorage(tmp_path), "b")
     manifest.write(_lines(2000), lambda *_: None)  # imports and caches
     manifest.remove()
     tracemalloc.start()
     try:
-        summary = manifest.write(_lines(200_000), lambda *_: None)
+        summary = manifest.write(_lines(50_000), lambda *_: None)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert summary.lines == 200_000
-    assert peak_bytes < 12 * CHUNK_BYTES
+    assert summary.lines == 50_000
+    assert peak_bytes < 5 * CHUNK_BYTES
 
 
 # -- from the lines of a file ----------------------------------------------------------------------
@@ -529,7 +529,8 @@ def test_lines_are_named_and_keep_what_they_give() -> None:
 def test_no_line_whatever_stops_the_good_ones(pieces: list[bytes]) -> None:
     """Whatever a file holds, each of its lines gets into the manifest, and out again."""
     file = b"".join(pieces) + b'\n{"text": "good"}\n'
-    if file.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00", b"{\x00")):
+    foreign = (b"\xff\xfe", b"\xfe\xff", b"\x00", b"{\x00", b"\x1f\x8b", b"PK\x03\x04")
+    if file.startswith(foreign):
         return  # no batch file at all
     lines = list(read_batch(io.BytesIO(file)))
     _, chunks = _write(Manifest(MemoryStorage(), "b"), manifest_lines(lines, _HEAD))

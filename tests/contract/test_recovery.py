@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kombu.transport.redis import QoS
 
-from tts_tasks import keys
+from tts_tasks import client, keys
 from tts_tasks.app import app
 from tts_tasks.coordination.base import WorkerRecord
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.doorbell import ring
 from tts_tasks.errors import StorageError
 from tts_tasks.events import EventLog
-from tts_tasks.ledger import Claim, JobLedger, JobMeta, LoggedSegment, SegmentLog
+from tts_tasks.ledger import BatchBook, Claim, JobLedger, JobMeta, LoggedSegment, SegmentLog
+from tts_tasks.ledger.batch_records import LineEnding
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
@@ -54,6 +55,7 @@ class World:
             ledger=self.ledger,
             coordinator=self.coordinator,
             events=self.events,
+            book=BatchBook(url),
         )
         self.dead = ExitStack()
 
@@ -72,7 +74,7 @@ class World:
         return jobs
 
     def ring(self, *jobs: str) -> None:
-        ring(app, QUEUE, jobs, rung_ms=self.ledger.now_ms(), wants_result=False)
+        ring(app, QUEUE, jobs, rung_ms=self.ledger.now_ms())
 
     def take_messages(self, worker: str, count: int) -> None:
         """Take messages as a worker does that is killed before it has acknowledged them."""
@@ -278,7 +280,7 @@ def test_a_death_with_a_full_queue_of_intact_messages_rings_for_nobody_else(worl
     """Neither for the chunk of the message at the head, nor for what was rung again before."""
     *waiting, dead = world.accept(40)
     assert world.accepted_ms
-    ring(app, QUEUE, waiting, rung_ms=world.accepted_ms, wants_result=False)
+    ring(app, QUEUE, waiting, rung_ms=world.accepted_ms)
     world.claim(dead, DEAD)
     world.recovery.recover(DEAD, silent_s=3.0)
     assert world.recovery.reconcile(QUEUE, {OTHER: ""}, at_once=True) == 0
@@ -365,3 +367,74 @@ def test_after_a_death_a_lost_message_is_not_waited_for(world: World) -> None:
     assert world.recovery.reconcile(QUEUE, {"alive": ""}, at_once=True) == 1
     assert world.waiting() == [lost]
     assert world.state(held) == ("running", "alive")
+
+
+# -- lines of batches ------------------------------------------------------------------------------
+
+
+def take_lines(world: World, worker: str, *, lines: int = 3) -> BatchBook:
+    """Have a worker take lines of a batch, and the ring be heard."""
+    book = BatchBook(world.url)
+    book.open(BATCH, source="s", output=BATCH, queue=QUEUE, created_ms=1)
+    book.seal(BATCH, chunks=1, accepted=lines, rejected=0)
+    book.feed(BATCH, 1, [(line, 2) for line in range(1, lines + 1)])
+    nonce = nonce_prefix(CHILD) + "x"
+    assert book.take(QUEUE, worker, nonce=nonce, max_jobs=9, max_chars=99, max_strikes=3)
+    return book
+
+
+def test_the_lines_of_a_dead_worker_go_back_and_somebody_hears_of_it(world: World) -> None:
+    """The line that it was heard to speak last gets the strike."""
+    book = take_lines(world, DEAD)
+    record = WorkerRecord(
+        id=DEAD, host="h", pid=1, pool="default", lane="0", beat=1, job=f"{BATCH}:2"
+    )
+    world.coordinator.beat(record, 30)
+    world.recovery.recover(DEAD, silent_s=3.0)
+    assert book.ready(BATCH) == 3
+    assert [job.strikes for job in book.results(BATCH, [1, 2, 3]).values()] == [0, 1, 0]
+    assert world.broker.llen(QUEUE) == 1
+    (dead,) = world.seen("worker.dead")
+    assert (dead["lines"], dead["jobs"]) == (3, [])
+    world.recovery.recover(DEAD, silent_s=3.0)
+    assert world.broker.llen(QUEUE) == 1
+
+
+def test_the_lines_of_a_dead_child_go_back(world: World) -> None:
+    """With the evidence of how it ended."""
+    book = take_lines(world, DEAD)
+    evidence = {"reason": "killed by SIGSEGV", "job": f"{BATCH}:1"}
+    assert world.recovery.give_back_claims(DEAD, evidence, child=SUCCESSOR) == []
+    assert book.ready(BATCH) == 0
+    world.recovery.give_back_claims(DEAD, evidence, child=CHILD)
+    assert book.ready(BATCH) == 3
+    assert book.results(BATCH, [1])[1].evidence["reason"] == "killed by SIGSEGV"
+    assert world.broker.llen(QUEUE) == 1
+
+
+def test_lines_that_nobody_has_heard_of_are_rung_for(world: World) -> None:
+    """The ring was lost; one that waits is enough."""
+    book = take_lines(world, OTHER)
+    book.release(BATCH, OTHER, [(1, None, False)])
+    for _ in range(2):
+        world.recovery.reconcile(QUEUE, {})
+        assert world.broker.llen(QUEUE) == 1
+
+
+def test_a_batch_whose_workers_have_died_is_settled_by_the_others(
+    redis_client: redis.Redis, redis_url: str
+) -> None:
+    """It is fed on, and reported in the end; one that cannot be keeps none of the others."""
+    world = World(redis_client, redis_url, redis_url)
+    id_ = f"settled-{secrets.token_hex(4)}"
+    broken = BatchBook(world.url)
+    broken.open("a-broken-one", source="s", output="a", queue=QUEUE, created_ms=1)
+    broken.grow("a-broken-one", 1)  # and there is no such chunk
+    client.submit_batch([{"text": "一"}], id=id_)
+    book = BatchBook(redis_url)
+    run = book.take(QUEUE, OTHER, nonce="n", max_jobs=9, max_chars=99, max_strikes=3)
+    assert run is not None
+    endings = [LineEnding(job.line, 1, job.attempt, "failed", {}) for job in run.jobs]
+    book.finish(id_, OTHER, endings)
+    world.recovery.settle_batches()
+    assert client.batch_status(id_).report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tts_tasks.errors import EngineError
+from tts_tasks.errors import EngineError, UnavailableError
 from tts_tasks.ledger import Claim, JobLedger, JobMeta, SegmentLog
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
@@ -207,6 +207,25 @@ def test_an_attempt_that_was_overtaken_stops_at_its_next_segment(world: World) -
     assert slow.spoken == [SENTENCES[0]]
     assert len(world.staged()) == len(SENTENCES)
     assert newer == [world.undisturbed()]
+
+
+def test_an_attempt_that_was_overtaken_needs_no_storage_to_stop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is none of its business any more, and what it had staged is swept."""
+    world.accept()
+    stale = world.rendering(slow := Engine())
+
+    def does_not_answer(_: object) -> None:
+        raise UnavailableError("the storage does not answer")
+
+    def meanwhile() -> None:
+        world.claim()
+        monkeypatch.setattr(world.storage, "remove", does_not_answer)
+
+    slow.meanwhile = meanwhile
+    with pytest.raises(OvertakenError):
+        stale.speak()
 
 
 def test_audio_of_a_batch_is_in_storage_and_only_its_name_in_redis(world: World) -> None:

@@ -204,10 +204,10 @@ def test_an_engine_that_fails_over_one_line_fails_that_line_alone(world: World) 
     world.shift().work()
     assert world.states() == ["succeeded", "failed", "succeeded", "succeeded", "succeeded"]
     error = world.report()[1]["error"]
-    assert error["code"] == "attempts_exhausted"
+    assert error["code"] == "engine"
     assert "dies at 第2" in error["reason"]
     assert error["workers"] == [ME]
-    assert error["evidence"] == {"reason": "engine: dies at 第2", "worker": ME}
+    assert error["evidence"] == {"code": "engine", "reason": "engine: dies at 第2", "worker": ME}
     assert [fields["attempt"] for fields in world.events.named("job.attempt_failed")] == [1, 2, 3]
     assert [fields["job"] for fields in world.events.named("job.failed")] == [f"{BATCH}:2"]
 
@@ -422,3 +422,27 @@ def test_nothing_is_lost_or_done_twice_wherever_a_shift_dies(
             break
         at += 1 if kind == "memory" else 17
     assert at > 100, "a shift makes more calls than that"
+
+
+def test_an_end_whose_reply_was_lost_is_not_taken_for_stale(world: World) -> None:
+    """Its chunk was flushed before the book was asked again, and knows the line no more."""
+    world.submit(texts(2))
+    book = world.books.book
+    lost: list[bool] = []
+
+    class Wire:
+        def finish(self, *args: Any) -> list[bool]:
+            answer = book.finish(*args)
+            if not lost and book.to_flush(BATCH):
+                lost.append(True)
+                world.window().settle(BATCH)
+                raise UnavailableError("the reply was lost")
+            return answer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(book, name)
+
+    world.shift(book=Wire()).work()
+    assert lost
+    assert world.states() == ["succeeded"] * 2
+    assert world.events.named("job.stale_refused") == []

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from tts_tasks import client, keys, synthesize
 from tts_tasks.app import app
 from tts_tasks.celeryconfig import celery_configuration
 from tts_tasks.cluster import events
-from tts_tasks.ledger import JobLedger, JobRecord
+from tts_tasks.ledger import BatchBook, JobLedger, JobMeta, JobRecord
 from tts_tasks.settings import get_settings
 from ttsctl.supervisor.redis_server import EmbeddedRedis
 
@@ -77,9 +77,37 @@ class Bench:
         return call
 
     def records(self) -> list[JobRecord]:
-        """What the ledger says of every job given so far."""
-        found = JobLedger(self.server.url).get_many(self.jobs)
-        return [record for record in found if record is not None]
+        """What is known of every job given so far, in the ledger or in a report."""
+        online = [call.job for call in self.online]
+        found = JobLedger(self.server.url).get_many(online)
+        lines = [line for batch in self.batches for line in self._lines(batch)]
+        return [record for record in found if record is not None] + lines
+
+    def _lines(self, batch: str) -> Iterator[JobRecord]:
+        """Yield the jobs of a batch; of one that is flushed it is not known when it was begun."""
+        lines = list(client.report(batch))
+        held = BatchBook(self.server.url).results(batch, [line["line"] for line in lines])
+        for line in lines:
+            meta = JobMeta("", line.get("name") or "", batch=batch, line=line["line"])
+            record = held.get(line["line"])
+            yield (
+                replace(record, meta=meta)
+                if record
+                else JobRecord(
+                    id=keys.batch_job_id(batch, line["line"]),
+                    state=line["state"],
+                    attempt=line["attempt"],
+                    worker=line["worker"] or "",
+                    request={},
+                    meta=meta,
+                    result={},
+                    accepted_ms=0,
+                    claimed_ms=0,
+                    finished_ms=None,
+                    segments_done=0,
+                    segments=0,
+                )
+            )
 
     def next_claim_s(self, since_s: float, worker: Worker | None = None) -> float:
         """Wait until a worker begins a job after a moment; returns how long after it that was."""
@@ -104,7 +132,7 @@ class Bench:
         for call in self.online:
             call.thread.join(30)
         records = self.records()
-        names = {record.meta.name for record in records}
+        names = {record.result.get("name") or record.meta.name for record in records}
         root = Path(get_settings().storage_url.removeprefix("file://"))
         sounds = {str(path.relative_to(root)) for path in root.rglob("*.wav")}
         happened = list(events())
@@ -129,7 +157,7 @@ class Bench:
             def left() -> int:
                 return sum(admin.hlen(key) for key in admin.scan_iter("tts:unacked:*"))
 
-            deadline_s = time.monotonic() + 3.0
+            deadline_s = time.monotonic() + 15.0
             while (count := left()) and time.monotonic() < deadline_s:
                 time.sleep(0.1)
             return count

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-BATCH_WAITING, ONLINE_WAITING = 5, 3
+BATCH_LINES, ONLINE_WAITING = 6, 3
 #: Minutes of sound, at two seconds of work for a second of it.
 LONG_TEXT = "请各位旅客在候车室等候列车进站。" * 60
 WIDTH, HEIGHT = 1280, 800
@@ -104,9 +104,13 @@ def fill_the_queues() -> None:
     # the primary is busy with an online job: a line of a batch would make way for the next one
     synthesize.delay(LONG_TEXT)
     eventually(lambda: [w for w in cluster_status()["workers"] if w["job"]], what="it is begun")
-    lines = [{"text": LONG_TEXT, "output_name": f"n{n}"} for n in range(BATCH_WAITING + 1)]
+    lines = [{"text": LONG_TEXT, "output_name": f"n{n}"} for n in range(BATCH_LINES)]
     client.submit_batch(lines, id="flower")
-    eventually(lambda: waiting("tts.batch.default") == BATCH_WAITING, what="both workers are busy")
+    eventually(
+        lambda: all(worker["job"] for worker in cluster_status()["workers"]),
+        what="both workers are busy",
+    )
+    assert waiting("tts.batch.default") == BATCH_LINES
     for n in range(ONLINE_WAITING):
         synthesize.delay(f"请{n}号稍候。")
     assert waiting("tts.online.default.0") == ONLINE_WAITING
@@ -206,11 +210,11 @@ def test_the_workers_page_shows_both_workers(flower: Flower, tmp_path: Path) -> 
 
 @pytest.mark.chromium
 def test_the_broker_page_shows_the_queue_lengths(flower: Flower, tmp_path: Path) -> None:
-    """Both queues are listed with as many messages as wait in them."""
+    """Both queues are listed with as many messages as wait in them: of a batch that is a ring."""
     rows = rows_of(f"{flower.url}/broker", tmp_path)
     lengths = {name: cells[0] for name, cells in rows.items()}
     assert lengths == {
-        "tts.batch.default": str(BATCH_WAITING),
+        "tts.batch.default": "1",
         "tts.online.default.0": str(ONLINE_WAITING),
     }
 
@@ -232,12 +236,12 @@ def test_tasks_are_counted_from_the_first_one(flower: Flower) -> None:
 
 
 def test_looking_at_one_worker_hides_no_queue(flower: Flower) -> None:
-    """A worker's page names the job that it has; after it the broker page still lists both queues.
+    """A worker's page names the task that it has; after it the broker page still lists both queues.
 
     The standby's page is opened first: Flower lists the queues of the workers it has asked.
     """
-    for node, job in zip(flower.nodes, ("flower:", "default.0:"), strict=True):
-        assert job in flower.get(f"/worker/{node}")[1].decode()
+    for node, task in zip(flower.nodes, ("tts_tasks.work", "default.0:"), strict=True):
+        assert task in flower.get(f"/worker/{node}")[1].decode()
         broker = flower.get("/broker")[1].decode()
         assert "tts.batch.default" in broker
         assert "tts.online.default.0" in broker

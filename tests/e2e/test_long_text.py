@@ -61,7 +61,8 @@ class Listener(threading.Thread):
 
 def progress(job: str) -> tuple[int, int]:
     record = JobLedger(get_settings().redis_url).get(job)
-    assert record is not None
+    if record is None:  # a line of a batch that nobody has taken yet
+        return 0, 0
     return record.segments_done, record.segments
 
 

@@ -152,7 +152,7 @@ def leads_after(epoch: int) -> Callable[[], Any]:
 def test_a_killed_master_costs_no_acknowledged_job(tmp_path: Path) -> None:
     """Kill -9 under load: a replica is promoted, all is done once, under a greater epoch."""
     with workers_on_sentinels(tmp_path, min_replicas=1) as sentinels:
-        ((epoch, *_),) = beliefs()
+        ((epoch, *_),) = eventually(beliefs, what="there is a primary")
         client.submit_batch(lines(20), id="b")
         with online_load() as acknowledged:
             eventually(lambda: ended("b") >= 3, what="the batch is under way")
@@ -172,7 +172,7 @@ def test_a_paused_master_that_comes_back_has_no_say(tmp_path: Path) -> None:
     It is configured without min-replicas-to-write, which would have it refuse them.
     """
     with workers_on_sentinels(tmp_path, min_replicas=0) as sentinels:
-        ((epoch, *_),) = beliefs()
+        ((epoch, *_),) = eventually(beliefs, what="there is a primary")
         idle = JobLedger(sentinels.url, client=connect(sentinels.url))
         idle.now_ms()
         client.submit_batch(lines(20), id="b")

@@ -20,6 +20,9 @@ class Broker:
         self._world.store.queues[queue] += [(task_id, rung_ms) for task_id in task_ids]
         self._world.queue_changed()
 
+    def waiting(self, queue: str) -> int:
+        return len(self._world.store.queues[queue])
+
     def pop(self, queue: str) -> Message | None:
         waiting = self._world.store.queues[queue]
         if not waiting:

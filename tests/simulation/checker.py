@@ -15,16 +15,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from tests.simulation.client import POISON
+from tts_tasks import keys
 from tts_tasks.ledger import Claim, Refusal
 
 if TYPE_CHECKING:
+    from tests.simulation.client import Batch
     from tests.simulation.runtime import Process
     from tests.simulation.worker import Worker
     from tests.simulation.world import World
     from tts_tasks.coordination import Lease
+    from tts_tasks.ledger.batch_records import Run
     from tts_workers.decision import Leadership
 
 #: A thread that is due runs within this time, if its process is not paused.
@@ -82,6 +88,7 @@ class Checker:
         self._losses = 0  #: of the store's data
         self._published_epoch = 0  #: that an artifact was made under
         self._running: dict[str, tuple[str, int]] = {}  #: job → newest attempt, while it runs
+        self._laid_down: dict[str, tuple[str, int]] = {}  #: line → attempt, not ready again yet
         self._attempts: dict[str, int] = {}
         self._ended: dict[str, tuple[str, int]] = {}  #: job → by whom
         self._artifacts: dict[str, str] = {}  #: name → sha256
@@ -101,7 +108,7 @@ class Checker:
         self.longest_overlap_s = 0.0
         self._runtime.spawn(self._runtime.world, self._look_at_deadlines, name="checker")
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str) -> NoReturn:
         """Report a violation: the run ends with it."""
         self._runtime.log("CHECKER", what)
         error = Violation(f"{self._runtime.now_s - self._world.started_s:.4f} s: {what}")
@@ -129,6 +136,7 @@ class Checker:
         self._holder_of_epoch.clear()
         self._highest_epoch = 0
         self._running.clear()
+        self._laid_down.clear()
         self._attempts.clear()
         self._ended.clear()
 
@@ -209,21 +217,22 @@ class Checker:
         job_id, worker = args[0], args[1]
         if not isinstance(answer, Claim):
             self.counts["not_leader"] += answer.reason is Refusal.NOT_LEADER
-            if answer.reason is Refusal.ELSEWHERE and self._running.get(job_id, ("",))[0] == worker:
-                self._running.pop(job_id)  # its own earlier attempt, given back
             return
         held = self._standing()
         if answer.meta.lane_key and (held is None or held.holder != worker or held != args[2]):
             self.fail(f"{worker} got the online job {job_id} under {args[2]}, while {held} stood")
+        self._has_got(job_id, worker, answer.attempt)
+
+    def _has_got(self, job_id: str, worker: str, attempt: int) -> None:
         if job_id in self._ended:
             self.fail(f"{worker} got {job_id}, which has ended")
         running = self._running.get(job_id)
         if running is not None and running[0] != worker:
             self.fail(f"{worker} got {job_id}, which {running} works on")
-        if running != (worker, answer.attempt) and answer.attempt <= self._attempts.get(job_id, 0):
-            self.fail(f"attempt {answer.attempt} of {job_id} was given out twice")
-        self._attempts[job_id] = answer.attempt
-        self._running[job_id] = (worker, answer.attempt)
+        if running != (worker, attempt) and attempt <= self._attempts.get(job_id, 0):
+            self.fail(f"attempt {attempt} of {job_id} was given out twice")
+        self._attempts[job_id] = attempt
+        self._running[job_id] = (worker, attempt)
 
     def _after_store_append(self, _: Process, args: tuple[Any, ...], done: bool) -> None:
         claim: Claim = args[0]
@@ -232,14 +241,17 @@ class Checker:
             self.fail(f"stale progress of {claim.job_id} by {claim.worker} was taken")
         self.counts["refused"] += not done
 
-    def _after_store_finish(self, _: Process, args: tuple[Any, ...], answer: int | None) -> None:
+    def _after_store_finish(self, _: Process, args: tuple[Any, ...], done: bool) -> None:
         job_id, ending = args
-        asker = (ending.worker, ending.attempt)
-        if answer is None:
+        self._has_ended(job_id, (ending.worker, ending.attempt), done=done)
+
+    def _has_ended(self, job_id: str, asker: tuple[str, int], *, done: bool) -> None:
+        if not done:
             self.counts["refused"] += 1
             return
+        worker, attempt = asker
         running = self._running.get(job_id)
-        gives_up = ending.attempt < 0 and (running is None or running[0] == ending.worker)
+        gives_up = attempt < 0 and (running is None or running[0] == worker)
         repeats = self._ended.get(job_id) == asker
         if not (repeats or (job_id not in self._ended and (running == asker or gives_up))):
             self.fail(f"{asker} ended {job_id}, but {running or self._ended.get(job_id)} has it")
@@ -247,12 +259,67 @@ class Checker:
         self._ended.setdefault(job_id, asker)
 
     def _after_store_release(self, _: Process, args: tuple[Any, ...], strikes: int | None) -> None:
-        job_id, worker, attempt, *_ = args
+        job_id, worker, attempt, strike, *_ = args
         if strikes is None:
             return
-        running = self._running.pop(job_id, None)
+        running = self._taken_from(job_id, worker, attempt, self._running.pop(job_id, None))
+        if job_id in self._texts:
+            self._laid_down[job_id] = running
+            if strike and self._texts[job_id] != POISON and not self._world.faults.count:
+                self.fail(f"{job_id} is blamed, and nothing had happened to it")
+
+    def _taken_from(
+        self, job_id: str, worker: str, attempt: int | None, running: tuple[str, int] | None
+    ) -> tuple[str, int]:
         if running is None or running[0] != worker or attempt not in (None, running[1]):
             self.fail(f"{job_id} was taken from {worker} ({attempt}), but {running} has it")
+        return running
+
+    # -- the same for lines of batches ----------------------------------------------------------
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        """The text of each line, by its job."""
+        return {
+            job_id: text
+            for batch in self._world.client.batches
+            for job_id, text in batch.job_ids.items()
+        }
+
+    def _after_book_take(
+        self, _: Process, args: tuple[Any, ...], answer: tuple[Run, float] | None
+    ) -> None:
+        if answer is None:
+            return
+        batch_id, _start, asked = args
+        for job in answer[0].jobs:
+            job_id = keys.batch_job_id(batch_id, job.line)
+            if job_id in self._laid_down:
+                self.fail(f"{asked.worker} got {job_id}, which is not ready again yet")
+            self._has_got(job_id, asked.worker, job.attempt)
+
+    def _after_book_finish(self, _: Process, args: tuple[Any, ...], answers: list[bool]) -> None:
+        batch_id, worker, endings = args
+        for ending, done in zip(endings, answers, strict=True):
+            asker = (worker, ending.attempt)
+            self._has_ended(keys.batch_job_id(batch_id, ending.line), asker, done=done)
+
+    def _after_book_release(
+        self, _: Process, args: tuple[Any, ...], answers: list[int | None]
+    ) -> None:
+        batch_id, worker, lines, untried = args
+        for (line, attempt, _strike), strikes in zip(lines, answers, strict=True):
+            if strikes is not None:
+                job_id = keys.batch_job_id(batch_id, line)
+                had = self._laid_down.pop(job_id, None) or self._running.pop(job_id, None)
+                self._taken_from(job_id, worker, attempt, had)
+                if untried:  # the next attempt gets its number
+                    self._attempts[job_id] -= 1
+
+    def _after_book_skip(self, _: Process, args: tuple[Any, ...], done: bool) -> None:
+        batch_id, _chunk, _counts, lines = args
+        if done:  # they had ended before the store lost its data
+            self._ended.update((keys.batch_job_id(batch_id, line), ("", 0)) for line in lines)
 
     # -- rule 4: artifacts ----------------------------------------------------------------------
 
@@ -368,9 +435,9 @@ class Checker:
 
     def all_ended(self) -> bool:
         """Whether every job has ended, its report is written, and somebody leads."""
-        submitted = self._world.client.submitted
+        submitted = len(self._world.client.submitted) + len(self._texts)
         return (
-            len(self._ended) >= len(submitted)
+            len(self._ended) >= submitted
             and not self.missing()
             and any(belief.is_live() for belief in self._beliefs.values())
         )
@@ -383,8 +450,11 @@ class Checker:
             for job_id in sorted(self._world.client.submitted)
             if (store.job(job_id) or {"state": ""})["state"] not in ("succeeded", "failed")
         ]
-        reports = [f"report of {b}" for b, batch in store.batches.items() if not batch["report"]]
-        return open_jobs + reports
+        return open_jobs + [
+            f"report of {batch.id}"
+            for batch in self._world.client.batches
+            if batch.id not in store.books or store.books[batch.id].report is None
+        ]
 
     def at_end(self) -> None:
         """Nothing lost, nothing changed."""
@@ -410,3 +480,37 @@ class Checker:
                 and (self._world.faults.count == 0)
             ):
                 self.fail(f"{job_id} failed without a fault: {job['result']}")
+        for batch in self._world.client.batches:
+            self._look_at_batch(batch)
+
+    def _look_at_batch(self, batch: Batch) -> None:
+        """Every line once in the report, as it ended; and nothing in anybody's hands."""
+        book = self._world.store.books[batch.id]
+        held = {line: worker for line, worker in book.taken.items() if worker}
+        if held or book.ready or book.window:
+            self.fail(f"{batch.id} is reported; held: {held}, ready: {book.ready}")
+        report = self._world.objects[f"{batch.output}/{batch.id}.report.jsonl"]
+        lines = [json.loads(line) for line in report.splitlines()]
+        if [line["line"] for line in lines] != list(range(1, len(batch.texts) + 1)):
+            self.fail(f"the report of {batch.id} has the lines {[line['line'] for line in lines]}")
+        states = Counter(line["state"] for line in lines)
+        if +book.ended != Counter({s: n for s, n in states.items() if s != "rejected"}):
+            self.fail(f"{batch.id} counts {book.ended}, its report {states}")
+        for line, text in zip(lines, batch.texts, strict=True):
+            self._look_at_line(batch, line, text)
+
+    def _look_at_line(self, batch: Batch, line: dict[str, Any], text: str) -> None:
+        job_id, name = batch.job_id(line["line"]), batch.name(line["line"])
+        what = (line["state"], (line["error"] or {}).get("code"))
+        if what == ("succeeded", None):
+            if not text or line["sha256"] != self._artifacts.get(name):
+                self.fail(f"{job_id} succeeded without its artifact {name}")
+        elif what == ("rejected", "rejected"):
+            if text:
+                self.fail(f"{job_id} was rejected")
+        elif what != ("failed", "attempts_exhausted"):
+            self.fail(f"{job_id} ended as {what}")
+        elif text != POISON and self._world.faults.count == 0:
+            self.fail(f"{job_id} failed without a fault: {line['error']}")
+        if text == POISON and what[0] != "failed":
+            self.fail(f"{job_id} {what[0]}, but nobody can have spoken it")

@@ -32,7 +32,10 @@ _AMNESIA = ("restart_store", "pause_parent", "pause_parent", "cut", "kill_worker
 class Faults:
     """The one source of trouble of a run."""
 
-    def __init__(self, world: World, *, calm: bool, forgetful: bool = False) -> None:
+    def __init__(
+        self, world: World, *, calm: bool, forgetful: bool = False, only: tuple[str, ...] = ()
+    ) -> None:
+        """``only``: these events and no others, and more of them."""
         rng = world.runtime.rng
         self._world = world
         self._runtime = world.runtime
@@ -43,6 +46,8 @@ class Faults:
         self._events = _EVENTS
         if forgetful:
             self._events, self._forgets, self._gap_s = _AMNESIA, 1.0, _MEAN_GAP_S / 2
+        if only:
+            self._events, self._gap_s = only, _MEAN_GAP_S / 2
         self.active = False
         self.count = 0
         if not calm:
@@ -62,6 +67,12 @@ class Faults:
             return ""
         self.count += 1
         return rng.choice(_LOSSES if process.name == "client" else _FATES)
+
+    def loses_a_ring(self) -> bool:
+        """Whether the ring of somebody who submits a batch is lost."""
+        lost = self.active and self._runtime.rng.random() < 0.3
+        self.count += lost
+        return lost
 
     def fate_of_speech(self, text: str) -> str:
         """Return what the engine does on a segment: some texts kill it, whoever tries."""

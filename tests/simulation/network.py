@@ -7,12 +7,13 @@ its sender has given up (as when a stopped Redis goes on and reads what lay in i
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.runtime import Killed
 from tts_tasks.errors import TTSError, UnavailableError
-from tts_tasks.testing import MemoryCoordinator
+from tts_tasks.testing import MemoryBatchBook, MemoryCoordinator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -116,7 +117,8 @@ class Link:
 
         def do() -> None:
             if self._storage or started == self._world.store_starts:
-                self._do(effect, args)
+                with suppress(ValueError):  # what a store refuses so late, nobody hears of
+                    self._do(effect, args)
 
         self._runtime.spawn(self._runtime.world, do, name="late", after_s=after_s)
 
@@ -131,6 +133,8 @@ class Link:
         except TTSError as error:
             answer = error
         name = effect.__name__
+        if isinstance(getattr(effect, "__self__", None), MemoryBatchBook):
+            name = name.replace("_store_", "_book_")  # both ledgers finish and release
         if self._runtime.trace is not None and not name.startswith("<"):
             self._runtime.log(
                 self._process.name, f"{name.strip('_')}{_brief(args)} -> {_brief(answer)}"

@@ -28,21 +28,29 @@ class Outcome:
     epochs_again: int  #: granted a second time, by a store that had lost its counter
 
 
-def run_seed(seed: int, *, trace: list[str] | None = None, forgetful: bool = False) -> Outcome:
+def run_seed(
+    seed: int,
+    *,
+    trace: list[str] | None = None,
+    forgetful: bool = False,
+    poisoned: bool = False,
+    only: tuple[str, ...] = (),
+) -> Outcome:
     """Run a seed to its end.
 
     ``trace`` takes a line for each thing that happens; ``forgetful``: the store surely is one that
-    may come back without its data.
+    may come back without its data; ``poisoned``: nothing goes wrong but that a line of a batch
+    kills whoever speaks it; ``only``: no other events of `Faults` than these, and more of them.
     """
-    calm = seed % CALM_EVERY == 0 and not forgetful
-    world = World(seed, calm=calm, forgetful=forgetful, trace=trace)
+    calm = poisoned or (seed % CALM_EVERY == 0 and not forgetful)
+    world = World(seed, calm=calm, forgetful=forgetful, poisoned=poisoned, only=only, trace=trace)
     violation = ""
     try:
         world.run()
     except Violation as error:
         violation = str(error)
     counts = world.checker.counts
-    if not violation and calm and (counts["acquired"] != 1 or counts["refused"]):
+    if not violation and calm and not poisoned and (counts["acquired"] != 1 or counts["refused"]):
         violation = f"a run without faults had {counts}"
     return Outcome(
         seed=seed,

@@ -14,23 +14,24 @@ from tests.simulation.run import CALM_EVERY, Outcome, run_seed
 
 ROOT = Path(__file__).parents[2]
 
-#: Runs that show a bug which there was once, if it is put in again. They stay.
-REGRESSIONS = {
-    723: "a worker that was leaving led past its deadline: its guard ended before its belief",
-    1033: "the same",
-}
-#: The same, with a store that loses its data.
-FORGETFUL_REGRESSIONS = {
-    53: "a batch that was opened before the data was lost and sealed after it had no report",
-    108: "an epoch came twice: its candidate had read the marks, slept, and missed a second loss",
-    121: "as 53",
-}
+#: Runs that show a bug which there was once, if it is put in again: seed, events, and the bug.
+REGRESSIONS = [
+    pytest.param(
+        *(114, ("stop_worker", "stop_store")),
+        id="a worker that was leaving led past its deadline: its guard ended before its belief",
+    ),
+    pytest.param(
+        *(4, ("kill_worker", "stop_store")),
+        id="a take came after its worker had been recovered, and its lines were nobody's",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    """Two hundred and fifty runs: with faults, and each tenth of them without."""
-    return [run_seed(seed) for seed in range(250)]
+    """Runs with faults, each tenth of them without; and some with children that miss the news."""
+    missed = [run_seed(seed, only=("pause_child", "switchover")) for seed in range(25)]
+    return [run_seed(seed) for seed in range(90)] + missed
 
 
 def test_no_run_breaks_an_invariant(outcomes: list[Outcome]) -> None:
@@ -41,29 +42,29 @@ def test_no_run_breaks_an_invariant(outcomes: list[Outcome]) -> None:
 def test_the_runs_exercise_what_they_are_for(outcomes: list[Outcome]) -> None:
     """Faults, takeovers, stale effects, claims without the lease and excused overlaps do occur."""
     assert sum(outcome.faults for outcome in outcomes) > 1200
-    assert sum(outcome.takeovers for outcome in outcomes) > 250
-    assert sum(outcome.refused for outcome in outcomes) > 20
+    assert sum(outcome.takeovers for outcome in outcomes) > 150
+    assert sum(outcome.refused for outcome in outcomes) > 10
     assert sum(outcome.not_leader for outcome in outcomes) > 0
     assert sum(outcome.overlaps for outcome in outcomes) > 0
 
 
-@pytest.mark.parametrize("seed", REGRESSIONS)
-def test_what_was_found_once_stays_mended(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "only"), REGRESSIONS)
+def test_what_was_found_once_stays_mended(seed: int, only: tuple[str, ...]) -> None:
     """Each run that showed a fault is run again."""
-    assert run_seed(seed).violation == ""
-
-
-@pytest.mark.parametrize("seed", FORGETFUL_REGRESSIONS)
-def test_what_was_found_with_a_forgetful_store_stays_mended(seed: int) -> None:
-    """The same, where the store loses its data again and again."""
-    assert run_seed(seed, forgetful=True).violation == ""
+    assert run_seed(seed, only=only).violation == ""
 
 
 def test_a_store_that_loses_its_data_again_and_again_costs_no_artifact() -> None:
     """What was lost is submitted again; what is published is adopted, never made twice."""
-    outcomes = [run_seed(seed, forgetful=True) for seed in range(1, 51)]
+    outcomes = [run_seed(seed, forgetful=True) for seed in range(1, 26)]
     assert [(o.seed, o.violation) for o in outcomes if o.violation] == []
     assert sum(outcome.epochs_again for outcome in outcomes) > 0
+
+
+def test_a_line_that_kills_whoever_speaks_it_takes_no_other_with_it() -> None:
+    """It fails when its attempts are used up; no innocent line fails, or gets a strike."""
+    outcomes = [run_seed(seed, poisoned=True) for seed in range(20)]
+    assert [(o.seed, o.violation) for o in outcomes if o.violation] == []
 
 
 def test_a_run_without_faults_has_one_primary_and_refuses_nothing() -> None:

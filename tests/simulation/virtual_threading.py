@@ -6,7 +6,8 @@ threads, locks and conditions run in the simulation as they are written.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,9 @@ class VirtualTime:
 
     def time(self) -> float:
         return self._runtime.now_s
+
+    def time_ns(self) -> int:
+        return int(self._runtime.now_s * 1e9)
 
     def sleep(self, seconds: float) -> None:
         self._runtime.sleep(seconds)
@@ -209,15 +213,40 @@ class Thread:
         self._runtime = runtime
         self._target, self._args, self.name = target, args, name
         self._task: Task | None = None
+        self._ended = Event(runtime)
 
     def start(self) -> None:
         process = self._runtime.current.process
-        self._task = self._runtime.spawn(process, self._target, *self._args, name=self.name)
+        self._task = self._runtime.spawn(process, self._run, name=self.name)
+
+    def _run(self) -> None:
+        self._target(*self._args)
+        self._ended.set()
 
     def is_alive(self) -> bool:
         return self._task is not None and not self._task.done
 
     def join(self, timeout: float | None = None) -> None:
-        give_up_s = self._runtime.now_s + (60.0 if timeout is None else timeout)
-        while self.is_alive() and self._runtime.now_s < give_up_s:
-            self._runtime.sleep(0.01)
+        if self.is_alive():
+            self._ended.wait(60.0 if timeout is None else timeout)
+
+
+class InlineExecutor:
+    """`ThreadPoolExecutor`, but what is submitted is done at once, by whoever submits it."""
+
+    def __init__(self, *_: Any) -> None:
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*args))
+        except Exception as error:  # noqa: BLE001 - `result` raises it
+            future.set_exception(error)
+        return future

@@ -1,4 +1,4 @@
-"""One worker: a parent process with the real agent, and a child with the real job runner.
+"""One worker: a parent process with the real agent, and a child with the real runners.
 
 What stands in for something here: the consumer (Celery's), the Unix socket between the two
 processes, and the engine. Everything else is the product's own code in virtual threads.
@@ -22,7 +22,8 @@ from tts_tasks.errors import EngineError, JobFailedError, UnavailableError
 from tts_tasks.routing import route_of
 from tts_tasks.testing import MemoryLedger
 from tts_workers.agent import Agent
-from tts_workers.child import _pulse
+from tts_workers.batch_runner import BatchRunner
+from tts_workers.child import _pulse, _settle
 from tts_workers.engine_host import EngineHost
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
 from tts_workers.job_runner import JobRunner
@@ -213,8 +214,10 @@ class Worker:
         self.world.checker.believes(self, None)
         child = self.child
         if child is not None and child.process.alive:
-            # Celery ends the child with its parent, but not before it has noticed
-            self.world.later(self.world.runtime.rng.uniform(0.0, 2.0), child.process.kill)
+            # Celery ends the child with its parent, but not before it has done what it works on
+            self.world.later(self.world.runtime.rng.uniform(0.0, 4.0), child.process.kill)
+            if child.to_child is not None:
+                child.to_child.close()
 
     def _on_role(self, role: Role) -> None:
         if not self.process.alive:
@@ -236,7 +239,13 @@ class Worker:
             role, child = self.role, self.child
             if role is not None and child is not None:
                 lease = str(role.leadership.lease) if role.leadership else None
-                child.to_child.send({"lease": lease, "others_ready": role.others_ready})
+                child.to_child.send(
+                    {
+                        "serving": role.serving,
+                        "lease": lease,
+                        "others_ready": role.others_ready,
+                    }
+                )
 
     def _pool(self) -> None:
         """Keep one child alive, as Celery's pool does."""
@@ -264,7 +273,7 @@ class Worker:
             at_end=lambda: agent.child_lost(pid),
         )
         link = ChildLink(process, to_parent, pid)
-        child.to_child = Pipe(process, child.lease.parent_said)
+        child.to_child = Pipe(process, child.lease.parent_said, at_end=child.lease.parent_gone)
         pace = Pace(
             lambda budget_s: link.say({"event": "budget", "budget_s": budget_s}),
             floor_s=settings.silence_s,
@@ -281,11 +290,15 @@ class Worker:
                 storage_url="memory:",
                 lane_key=settings.lane_key,
             )
-            runner = JobRunner(host, child.lease, link, settings, self.id)  # type: ignore[arg-type]
+            parts: Any = (host, child.lease, link, settings, self.id)
+            runner = JobRunner(*parts)
+            batch_runner = BatchRunner(*parts, runner.events)
         process.at_death += [to_parent.close, self._child_wake.set]
         world.runtime.spawn(process, _pulse, link, settings.heartbeat_s / 2, name="pulse")
+        owed = (runner.events, batch_runner, settings.heartbeat_s)
+        world.runtime.spawn(process, _settle, *owed, name="settle")
         world.runtime.spawn(process, host.start, name="host")
-        world.runtime.spawn(process, self._run_jobs, child, runner, name="jobs")
+        world.runtime.spawn(process, self._run_jobs, child, runner, batch_runner, name="jobs")
         self.child = child
         return child
 
@@ -349,21 +362,23 @@ class Worker:
 
     # -- the child ------------------------------------------------------------------------------
 
-    def _run_jobs(self, child: Child, runner: JobRunner) -> None:
+    def _run_jobs(self, child: Child, runner: JobRunner, batch_runner: BatchRunner) -> None:
         while True:
             while not child.jobs:
                 child.has_job.clear()  # type: ignore[union-attr]
                 child.has_job.wait()  # type: ignore[union-attr]
             message = child.jobs.pop(0)
-            outcome = self._run(runner, message)
-            child.outcome = outcome
+            child.outcome = self._run(message, runner, batch_runner)
             self.world.runtime.sleep(HOP_S)
             self._wake.set()
 
-    def _run(self, runner: JobRunner, message: Message) -> str:
-        task = SimpleNamespace(request=SimpleNamespace(id=message.task_id))
+    def _run(self, message: Message, runner: JobRunner, batch_runner: BatchRunner) -> str:
+        task: Any = SimpleNamespace(request=SimpleNamespace(id=message.task_id))
         try:
-            runner(task, message.task_id, None)  # type: ignore[arg-type]
+            if message.queue == self.world.queues[1]:
+                batch_runner()
+            else:
+                runner(task, message.task_id, None)
         except Reject:
             return "requeue"
         except (Ignore, JobFailedError):

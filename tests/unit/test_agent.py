@@ -53,7 +53,7 @@ class RecordingRescue:
     def sweep(self) -> None:
         return
 
-    def complete_batches(self) -> None:
+    def settle_batches(self) -> None:
         return
 
     def highest_epoch(self) -> int:

@@ -56,7 +56,7 @@ class World:
     def sweep(self) -> None:
         self._do("sweep")
 
-    def complete_batches(self) -> None:
+    def settle_batches(self) -> None:
         self._do("complete batches")
 
     def highest_epoch(self) -> int:

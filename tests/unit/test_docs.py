@@ -140,10 +140,7 @@ def test_every_key_is_described() -> None:
             make("POOL.LANE")
             for make in (keys.lease, keys.epoch, keys.successor, keys.bell, keys.load)
         ),
-        *(
-            make("BATCH")
-            for make in (keys.batch, keys.batch_done, keys.batch_rejected, keys.batch_reporting)
-        ),
+        *(make("BATCH") for make in (keys.batch, keys.batch_done, keys.batch_reporting)),
         *(
             make("BATCH")
             for make in (keys.batch_ready, keys.batch_chunks, keys.batch_taken, keys.batch_runs)
@@ -152,6 +149,7 @@ def test_every_key_is_described() -> None:
         *(make("WORKER") for make in (keys.worker, keys.claims, keys.drained)),
         *unacked_keys("WORKER").values(),
         keys.job("TAG:ITEM"),
+        keys.segments("TAG:ITEM"),
         keys.open_jobs("QUEUE"),
     }
     text = page("docs/reference/redis-keys.md")

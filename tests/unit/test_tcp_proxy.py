@@ -130,10 +130,12 @@ def test_a_server_that_is_away_refuses() -> None:
     """The client sees its connection end, as it does where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with TcpProxy("127.0.0.1", port) as proxy:
-        client = socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
-        with client, pytest.raises(ConnectionResetError):
-            client.recv(100)
+    with (
+        TcpProxy("127.0.0.1", port) as proxy,
+        pytest.raises(ConnectionResetError),  # it may end while it is still being made
+        socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client,
+    ):
+        client.recv(100)
 
 
 def test_the_url_keeps_user_and_database(proxy: TcpProxy) -> None:

@@ -65,7 +65,7 @@ class World:
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
         return 0
 
-    def complete_batches(self) -> None:
+    def settle_batches(self) -> None:
         return
 
     def highest_epoch(self) -> int:

@@ -113,7 +113,7 @@ class Manifest:
             raise ConflictError(
                 f"batch {self._batch_id} exists in {self._storage.uri(self._folder)} with other "
                 "content or another output; nothing was changed: submit this file under another "
-                "--id"
+                f"--id, or forget that batch first (ttsctl batch rm {self._batch_id})"
             )
         return found
 

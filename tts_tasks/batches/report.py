@@ -18,19 +18,58 @@ from tts_tasks.errors import NotFoundError, StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from tts_tasks.batches.manifest import Head
+    from tts_tasks.batches.manifest import Head, ManifestLine
+    from tts_tasks.ledger.records import JobRecord
     from tts_tasks.storage import Storage
+
+#: What an artifact's record says beyond the columns that every report line has.
+_DETAILS: Final = (
+    *("name", "size_bytes", "sample_rate_hz", "format", "engine", "fingerprint", "adopted"),
+)
 
 #: The columns of the CSV: the fields of a report line, its error as code and reason.
 CSV_COLUMNS: Final = (
     *("line", "id", "state", "uri", "sha256", "duration_s", "attempt", "worker"),
     *("error_code", "error_reason"),
-    *("name", "size_bytes", "sample_rate_hz", "format", "engine", "fingerprint", "adopted"),
+    *_DETAILS,
 )
 
 # What a spreadsheet takes for the beginning of a formula, also in full width, also after a
 # semicolon, a tab or a line end: where these separate columns, the rest is a cell of its own.
 _FORMULA: Final = re.compile(r"(^|[;\t\n]|\r(?!\n))(?=[\s\"]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+
+
+def report_line(record: JobRecord) -> dict[str, Any]:
+    """Return the report line of a job, be it online or a line of a batch."""
+    result = record.result
+    return {
+        "line": record.meta.line or None,
+        "id": record.meta.item_id or record.id,
+        "state": record.state,
+        "uri": result.get("uri"),
+        "sha256": result.get("sha256"),
+        "duration_s": result.get("duration_s"),
+        "attempt": record.attempt,
+        "worker": result.get("worker") or record.worker or None,
+        "error": result.get("error"),
+        **{key: result[key] for key in _DETAILS if key in result},
+    }
+
+
+def line_without_job(line: ManifestLine, state: str) -> dict[str, Any]:
+    """Return the report line of one that nobody has taken, or that is no job."""
+    error = None if line.rejected is None else {"code": "rejected", **line.rejected}
+    return {
+        "line": line.line,
+        "id": line.id,
+        "state": state if error is None else "rejected",
+        "uri": None,
+        "sha256": None,
+        "duration_s": None,
+        "attempt": 0,
+        "worker": None,
+        "error": error,
+    }
 
 
 class ReportParts:

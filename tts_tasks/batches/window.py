@@ -11,11 +11,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tts_tasks import keys
 from tts_tasks.batches.manifest import CHUNK_LINES, Manifest
-from tts_tasks.batches.report import ReportParts, compose
-from tts_tasks.ledger.records import JobMeta, JobRecord
-from tts_tasks.reports import rejected_line, report_line
+from tts_tasks.batches.report import ReportParts, compose, line_without_job, report_line
+from tts_tasks.ledger.batch_records import ENDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from tts_tasks.events import EventLog
     from tts_tasks.ledger.batch_book import BatchBook
     from tts_tasks.ledger.batch_records import BatchRecord
+    from tts_tasks.ledger.records import JobRecord
     from tts_tasks.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -32,6 +31,9 @@ logger = logging.getLogger(__name__)
 READY_LINES: Final = 2 * CHUNK_LINES
 #: unless so many chunks of it are in Redis, since lines in them take long.
 WINDOW_CHUNKS: Final = 32
+
+#: States in which a report line may stay.
+_FINAL: Final = (*ENDINGS, "rejected")
 
 
 class Window:
@@ -74,7 +76,8 @@ class Window:
     def _feed_next(self, batch: BatchRecord) -> bool:
         chunk = batch.fed + 1
         part = ReportParts(self._storage, batch.id).read(chunk)
-        if part is not None:
+        # Else lines of it were to be tried again when the store lost the batch.
+        if part is not None and all(line["state"] in _FINAL for line in part):
             states = Counter(line["state"] for line in part)
             return self._book.skip(
                 batch.id,
@@ -82,6 +85,7 @@ class Window:
                 succeeded=states["succeeded"],
                 failed=states["failed"],
                 cancelled=states["cancelled"],
+                lines=[line["line"] for line in part if line["state"] != "rejected"],
             )
         lines = Manifest(self._storage, batch.id).chunk(chunk)
         good = [(line.line, line.chars) for line in lines if line.rejected is None]
@@ -95,11 +99,12 @@ class Window:
         lines = Manifest(self._storage, batch_id).chunk(chunk)
         good = [line.line for line in lines if line.rejected is None]
         records = self._book.results(batch_id, good)
+        parts = ReportParts(self._storage, batch_id)
+        earlier = parts.read(chunk) if len(records) < len(good) else None
         # Looked at afterwards: where somebody else has flushed it meanwhile, jobs are missing.
         if chunk not in self._book.to_flush(batch_id):
             return False
-        part = _report(batch_id, lines, records)
-        ReportParts(self._storage, batch_id).write(chunk, part)
+        parts.write(chunk, _report(lines, records, earlier or []))
         return self._book.flushed(batch_id, chunk, good)
 
     def settle(self, batch_id: str, stop: Callable[[], bool] = lambda: False) -> bool:
@@ -135,33 +140,27 @@ class Window:
 
 
 def _report(
-    batch_id: str, lines: Sequence[ManifestLine], records: dict[int, JobRecord]
+    lines: Sequence[ManifestLine],
+    records: dict[int, JobRecord],
+    earlier: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Return the report lines of a chunk whose lines have all ended."""
+    """Return the report lines of a chunk whose lines have all ended.
+
+    ``earlier``: its part as it was before lines of it were tried again. A line that has neither a
+    job nor ended then was cancelled before it was taken.
+    """
+    told = {line["line"]: line for line in earlier if line["state"] in _FINAL}
     part: list[dict[str, Any]] = []
     for line in lines:
-        if line.rejected is not None:
-            part.append(rejected_line(line.line, {**line.rejected, "id": line.id}))
-            continue
-        record = records.get(line.line) or _never_taken(batch_id, line)
-        meta = replace(record.meta, name=line.name, item_id=line.id or "")
-        part.append(report_line(replace(record, meta=meta)))
+        record = records.get(line.line)
+        if record is not None:
+            part.append(named_report_line(record, line))
+        else:
+            part.append(told.get(line.line) or line_without_job(line, "cancelled"))
     return part
 
 
-def _never_taken(batch_id: str, line: ManifestLine) -> JobRecord:
-    """Return what came of a line that ended before it was taken: it was cancelled."""
-    return JobRecord(
-        id=keys.batch_job_id(batch_id, line.line),
-        state="cancelled",
-        attempt=0,
-        worker="",
-        request={},
-        meta=JobMeta(queue="", name=line.name, batch=batch_id, line=line.line),
-        result={},
-        accepted_ms=0,
-        claimed_ms=0,
-        finished_ms=None,
-        segments_done=0,
-        segments=0,
-    )
+def named_report_line(record: JobRecord, line: ManifestLine) -> dict[str, Any]:
+    """Return the report line of a batch's job, under the id that its line has."""
+    meta = replace(record.meta, name=line.name, item_id=line.id or "")
+    return report_line(replace(record, meta=meta))

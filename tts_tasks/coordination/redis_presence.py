@@ -6,7 +6,9 @@ it dies; a process that merely lost it knows at once, because its read ends, and
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from tts_tasks.redis_connection import RedisClient
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.01, 0.5
+_UNBLOCK_AGAIN_S = 0.05
 
 
 class Presence:
@@ -50,7 +53,13 @@ class Presence:
     def close(self) -> None:
         """Close the connection."""
         self._closing.set()
-        self._thread.join(timeout=4 * self._block_ms / 1000)
+        until_s = time.monotonic() + 4 * self._block_ms / 1000
+        while self._thread.is_alive() and time.monotonic() < until_s:
+            with contextlib.suppress(redis.RedisError, OSError):  # then the read ends by itself
+                self._client.client_unblock(self._connection)
+            self._thread.join(timeout=_UNBLOCK_AGAIN_S)  # it may just have been about to read
+        if not self._thread.is_alive():  # else it uses the connection, and ends with the process
+            self._client.close()
 
     def _run(self) -> None:
         retry_s = 0.0
@@ -63,7 +72,6 @@ class Presence:
                 retry_s = min(max(2 * retry_s, _FIRST_RETRY_S), _LAST_RETRY_S)
                 retry_s *= self._rng.uniform(0.5, 1.0)
                 self._connection, self.id = 0, ""  # an absence is for the others to see
-        self._client.close()
 
     def _listen(self) -> None:
         """Wait for one ring, or for half the timeout."""

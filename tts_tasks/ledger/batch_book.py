@@ -133,15 +133,23 @@ class BatchBook(BatchLines):
             return bool(self._listed(batch_id, lambda pipe: feed(client=pipe)))
 
     def skip(
-        self, batch_id: str, chunk: int, *, succeeded: int, failed: int, cancelled: int = 0
+        self,
+        batch_id: str,
+        chunk: int,
+        *,
+        succeeded: int,
+        failed: int,
+        cancelled: int = 0,
+        lines: Sequence[int] = (),
     ) -> bool:
         """Count a chunk whose report part is in storage already: fed and flushed at once.
 
-        False as in `feed`.
+        ``lines``: its good ones, for those who follow the batch. False as in `feed`.
         """
-        args = [chunk, succeeded, failed, cancelled]
+        tag_keys = [keys.batch(batch_id), keys.batch_done(batch_id)]
+        args = [chunk, succeeded, failed, cancelled, DONE_KEPT, *lines]
         with unavailable_is_clear(self._url):
-            return bool(self._scripts.run("skip_chunk", [keys.batch(batch_id)], args))
+            return bool(self._scripts.run("skip_chunk", tag_keys, args))
 
     def to_flush(self, batch_id: str) -> list[int]:
         """Return the chunks of the window whose lines have all ended."""
@@ -155,7 +163,7 @@ class BatchBook(BatchLines):
         False if somebody else has said so, or lines of it are tried again; nothing has changed.
         """
         tag_keys = [keys.batch(batch_id), keys.batch_chunks(batch_id), keys.batch_taken(batch_id)]
-        tag_keys.append(keys.batch_jobs(batch_id))
+        tag_keys += [keys.batch_jobs(batch_id), keys.batch_segments(batch_id)]
         with unavailable_is_clear(self._url):
             return bool(self._scripts.run("flush_chunk", tag_keys, [chunk, *lines]))
 
@@ -170,7 +178,7 @@ class BatchBook(BatchLines):
         """
         args = [chunk, cancelled, *_entries(chunk, lines)]
         tag_keys = [keys.batch(batch_id), keys.batch_ready(batch_id), keys.batch_chunks(batch_id)]
-        tag_keys.append(keys.batch_done(batch_id))
+        tag_keys += [keys.batch_done(batch_id), keys.batch_reporting(batch_id)]
         reopen = partial(self._scripts.run, "reopen_chunk", tag_keys, args)
         with unavailable_is_clear(self._url):
             index = partial(_index, batch_id, server_time_ms(self._client))
@@ -227,7 +235,7 @@ class BatchBook(BatchLines):
 
     def remove(self, batch_id: str) -> None:
         """Remove everything of a batch; who works on its lines is refused from now on."""
-        tag_keys = [*_of_tag(batch_id), keys.batch_jobs(batch_id)]
+        tag_keys = [*_of_tag(batch_id), keys.batch_jobs(batch_id), keys.batch_segments(batch_id)]
         with unavailable_is_clear(self._url):
             queue = self._client.hget(keys.batch(batch_id), "queue")
             self._scripts.run("remove_batch", tag_keys, [])
@@ -248,18 +256,33 @@ class BatchBook(BatchLines):
         return BatchRecord.from_hash(batch_id, fields) if fields else None
 
     def all(self) -> list[BatchRecord]:
-        """Return all batches, newest first; those that retention has removed are struck off."""
+        """Return all batches, newest first."""
         with unavailable_is_clear(self._url):
-            listed = self._client.zrevrange(keys.BATCHES, 0, -1, withscores=True)
+            listed = self._client.zrevrange(keys.BATCHES, 0, -1)
             pipe = self._client.pipeline(transaction=False)
-            for batch_id, _ in listed:
+            for batch_id in listed:
                 pipe.hgetall(keys.batch(batch_id))
-            found = list(zip(listed, pipe.execute(), strict=True))
-            just_opened_ms = server_time_ms(self._client) - _OPENING_MS
-            gone = [id_ for (id_, at_ms), fields in found if not fields and at_ms < just_opened_ms]
-            if gone:
-                self._client.zrem(keys.BATCHES, *gone)
-        return [BatchRecord.from_hash(id_, fields) for (id_, _), fields in found if fields]
+            found = zip(listed, pipe.execute(), strict=True)
+        return [BatchRecord.from_hash(id_, fields) for id_, fields in found if fields]
+
+    def expired(self) -> list[str]:
+        """Return the batches that are listed and gone: their retention is over, or they are lost.
+
+        They stay listed until `forget`.
+        """
+        with unavailable_is_clear(self._url):
+            opened_ms = server_time_ms(self._client) - _OPENING_MS
+            listed = self._client.zrangebyscore(keys.BATCHES, "-inf", opened_ms)
+            pipe = self._client.pipeline(transaction=False)
+            for batch_id in listed:
+                pipe.exists(keys.batch(batch_id))
+            there = pipe.execute()
+        return [id_ for id_, exists in zip(listed, there, strict=True) if not exists]
+
+    def forget(self, batch_id: str) -> None:
+        """Strike a batch off that has expired."""
+        with unavailable_is_clear(self._url):
+            self._client.zrem(keys.BATCHES, batch_id)
 
     def ended_lines(self, batch_id: str, after: int, limit: int = CHUNK) -> list[tuple[int, int]]:
         """Return ``(position, line)`` in the order in which lines ended, from a position (from 0).

@@ -46,6 +46,7 @@ class _Asked:
     max_jobs: int
     max_chars: int
     max_strikes: int
+    elsewhere_ms: int
 
 
 class BatchLines:
@@ -75,15 +76,18 @@ class BatchLines:
         max_jobs: int,
         max_chars: int,
         max_strikes: int,
+        elsewhere_s: float = 0.0,
     ) -> Run | None:
         """Take a run of lines of the batch that is next; None: there is nothing to take now.
 
         At most ``max_jobs`` lines and ``max_chars`` chars, and at least one line; a line that has
         strikes comes alone. The worker's own list of claims gets the batch's id first, for its
         recoverers. ``nonce`` names this take: asking this book again under it, after a lost reply,
-        is asking once, as long as the worker has the lines.
+        is asking once, as long as the worker has the lines. ``elsewhere_s``: for so long after
+        this worker failed over a line it is left to other workers; 0 where there are none.
         """
-        asked = _Asked(worker, nonce, max_jobs, max_chars, max_strikes)
+        elsewhere_ms = int(elsewhere_s * 1000)
+        asked = _Asked(worker, nonce, max_jobs, max_chars, max_strikes, elsewhere_ms)
         with unavailable_is_clear(self._url):
             last_nonce, batch_id, start = self._asked.get(worker, ("", "", 0.0))
             if last_nonce == nonce and (run := self._take_of(queue, batch_id, start, asked)):
@@ -129,7 +133,7 @@ class BatchLines:
             )
         ]
         limits = [asked.max_jobs, asked.max_chars, asked.max_strikes]
-        args = [asked.worker, asked.nonce, *limits, repr(start)]
+        args = [asked.worker, asked.nonce, *limits, repr(start), asked.elsewhere_ms]
 
         def note(pipe: RedisClient) -> None:
             pipe.sadd(keys.claims(asked.worker), batch_id)
@@ -165,14 +169,20 @@ class BatchLines:
         return [answer == "1" for answer in answers]
 
     def release(
-        self, batch_id: str, worker: str, lines: Sequence[tuple[int, int | None, bool]]
+        self,
+        batch_id: str,
+        worker: str,
+        lines: Sequence[tuple[int, int | None, bool]],
+        *,
+        untried: bool = False,
     ) -> list[int | None]:
         """Take lines back from a worker: ``(line, attempt or None for any, strike)``.
 
-        They go to the head of the batch's ready lines, in the order of the file. Returns for each
-        its strikes, or None if the worker has it not.
+        They go to the head of the batch's ready lines, in the order of the file. ``untried``: as
+        the worker itself knows, nothing has been done with them, so this was no attempt and the
+        next one gets its number. Returns for each its strikes, or None if the worker has it not.
         """
-        args: list[Any] = [worker]
+        args: list[Any] = [worker, int(untried)]
         for line, attempt, strike in lines:
             args += [line, "*" if attempt is None else attempt, int(strike)]
         tag_keys = [keys.batch_ready(batch_id), keys.batch_taken(batch_id)]
@@ -226,10 +236,13 @@ class BatchLines:
             return self._let_go(batch_id, worker)
 
     def _let_go(self, batch_id: str, worker: str) -> bool:
-        # struck off first: a take meanwhile is seen by the look, or notes itself again
-        self._client.srem(keys.claims(worker), batch_id)
+        # Only where nothing is held: who dies before it has put the batch back would leave lines
+        # that no recoverer looks for.
         if not self.held_by(batch_id, worker):
-            return True
+            # looked at again afterwards: a take meanwhile is seen, or notes itself again
+            self._client.srem(keys.claims(worker), batch_id)
+            if not self.held_by(batch_id, worker):
+                return True
         self._client.sadd(keys.claims(worker), batch_id)
         return False
 

@@ -131,18 +131,14 @@ class JobLedger:
         *,
         max_strikes: int,
         nonce: str,
-        elsewhere_s: float = 0.0,
     ) -> Claim | ClaimRefused:
         """Ask for a job. The worker's own list of claims is written first, for its recoverers.
 
         ``nonce`` names this claim: asking again under it, after a lost reply, is asking once.
-        ``elsewhere_s``: for so long after this worker failed over it, a line of a batch is left to
-        other workers; 0 where there are none.
         """
         tag, _ = keys.split_job_id(job_id)
         job_keys = [keys.job(job_id), keys.lease(tag), keys.load(tag)]
         args = [worker, max_strikes, str(lease) if lease else "", nonce]
-        args.append(int(elsewhere_s * 1000))
         with unavailable_is_clear(self._url):
             _, answer = in_order(
                 self._client,
@@ -166,13 +162,10 @@ class JobLedger:
         result = json.loads(answer[2] or "{}") if len(answer) > 2 else {}
         return ClaimRefused(Refusal(answer[0]), detail, result)
 
-    def finish(
-        self, claim: Claim, state: str, result: dict[str, Any], *, retention_s: int
-    ) -> int | None:
+    def finish(self, claim: Claim, state: str, result: dict[str, Any], *, retention_s: int) -> bool:
         """End a job as ``succeeded`` or ``failed``.
 
-        Returns how many jobs of its batch are still open (-1: not known, or not of a batch), or
-        None if the attempt is stale and nothing was changed. Finishing twice is finishing once.
+        False if the attempt is stale, and nothing was changed. Finishing twice is finishing once.
         """
         return self._finish(
             claim.job_id, claim.meta, str(claim.attempt), claim.worker, state, result, retention_s
@@ -180,7 +173,7 @@ class JobLedger:
 
     def give_up(
         self, record: JobRecord, worker: str, result: dict[str, Any], *, retention_s: int
-    ) -> int | None:
+    ) -> bool:
         """Fail a job that nobody (or only ``worker``) works on; returns like `finish`."""
         return self._finish(record.id, record.meta, "*", worker, "failed", result, retention_s)
 
@@ -193,20 +186,17 @@ class JobLedger:
         state: str,
         result: dict[str, Any],
         retention_s: int,
-    ) -> int | None:
+    ) -> bool:
         job_keys = [keys.job(job_id), keys.load(keys.split_job_id(job_id)[0])]
-        if meta.batch:
-            job_keys += [keys.batch(meta.batch), keys.batch_done(meta.batch)]
-        args = [attempt, worker, state, json.dumps(result, ensure_ascii=False), meta.line]
+        args = [attempt, worker, state, json.dumps(result, ensure_ascii=False)]
         with unavailable_is_clear(self._url):
-            answer = self._scripts.run("finish", job_keys, [*args, retention_s])
-            if answer[0] != "ok":
-                return None
+            if not self._scripts.run("finish", job_keys, [*args, retention_s]):
+                return False
             pipe = self._client.pipeline(transaction=False)
             self._close(pipe, meta.queue, job_id)
             pipe.srem(keys.claims(worker), job_id)
             pipe.execute()
-        return int(answer[1])
+        return True
 
     def release(
         self,
@@ -240,7 +230,8 @@ class JobLedger:
     def claims_of(self, worker: str) -> list[str]:
         """Return the jobs that a worker has claimed, or was about to."""
         with unavailable_is_clear(self._url):
-            return sorted(self._client.smembers(keys.claims(worker)))
+            claims = self._client.smembers(keys.claims(worker))
+        return sorted(claim for claim in claims if ":" in claim)  # the others are batches
 
     def get(self, job_id: str) -> JobRecord | None:
         """Return a job, or None."""

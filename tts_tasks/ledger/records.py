@@ -58,7 +58,6 @@ class Refusal(StrEnum):
     MISSING = "missing"  #: the ledger does not know it
     NOT_LEADER = "not_leader"  #: the lane's lease is not this worker's
     EXHAUSTED = "exhausted"  #: too many workers were lost over it
-    ELSEWHERE = "elsewhere"  #: this worker failed over it, and another one is to try
     EXPIRED = "expired"  #: its deadline passed ``detail`` ms ago, before anybody began
 
 
@@ -91,6 +90,7 @@ class JobRecord:
     struck_workers: tuple[str, ...] = ()  #: that had these attempts
     evidence: Evidence = field(default_factory=dict)  #: how the last of them ended
     nonce: str = ""  #: of the newest claim
+    chunk: int = 0  #: of the batch's manifest in which its line stands
 
     @property
     def ended(self) -> bool:
@@ -119,6 +119,7 @@ class JobRecord:
             else (),
             evidence=json.loads(fields.get("evidence") or "{}"),
             nonce=fields.get("nonce", ""),
+            chunk=int(fields.get("chunk", 0)),
         )
 
 

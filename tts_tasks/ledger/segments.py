@@ -16,6 +16,8 @@ from tts_tasks import keys
 from tts_tasks.redis_connection import Scripts, shared_client, unavailable_is_clear
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tts_tasks.ledger.records import Claim
     from tts_tasks.redis_connection import RedisClient
 
@@ -142,6 +144,14 @@ class SegmentLog:
         """Let the log of an ended job go after a while, in which listeners may catch up."""
         with unavailable_is_clear(self._url):
             self._client.expire(keys.segments(job_id), ttl_s)
+
+    def remove(self, job_ids: Iterable[str]) -> None:
+        """Let the logs of jobs go that have ended and that nobody listens to."""
+        pipe = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.unlink(keys.segments(job_id))
+        with unavailable_is_clear(self._url):
+            pipe.execute()
 
     def exists(self, job_id: str) -> bool:
         """Tell whether there is a log."""

@@ -1,11 +1,11 @@
 """Stand-ins for tests, public: a clock that is moved by hand, and every store in memory.
 
 They pass the same contract suites as the real stores. `MemoryCoordinator`, `MemoryLedger` and
-`MemoryBatches` are clients of one `MemoryStore`, which is what one Redis would hold; a `Wire`
+`MemoryBatchBook` are clients of one `MemoryStore`, which is what one Redis would hold; a `Wire`
 between a client and the store is where a test lets requests or replies go missing.
 """
 
-from tts_tasks.testing.batches import MemoryBatches
+from tts_tasks.testing.batch_book import MemoryBatchBook
 from tts_tasks.testing.clock import FakeClock
 from tts_tasks.testing.coordinator import ALL_KNOWN, MemoryCoordinator
 from tts_tasks.testing.ledger import MemoryLedger
@@ -16,7 +16,7 @@ from tts_tasks.testing.store import MemoryStore, Wire
 __all__ = [
     "ALL_KNOWN",
     "FakeClock",
-    "MemoryBatches",
+    "MemoryBatchBook",
     "MemoryCoordinator",
     "MemoryLedger",
     "MemorySegments",

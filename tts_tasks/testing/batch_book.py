@@ -108,18 +108,28 @@ class MemoryBatchBook(MemoryBatchLines):
         return True
 
     def skip(
-        self, batch_id: str, chunk: int, *, succeeded: int, failed: int, cancelled: int = 0
+        self,
+        batch_id: str,
+        chunk: int,
+        *,
+        succeeded: int,
+        failed: int,
+        cancelled: int = 0,
+        lines: Sequence[int] = (),
     ) -> bool:
         """Count a chunk whose report part is in storage already: fed and flushed at once."""
         ended = {"succeeded": succeeded, "failed": failed, "cancelled": cancelled}
-        return self._ask(self._store_skip, batch_id, chunk, ended)
+        return self._ask(self._store_skip, batch_id, chunk, ended, lines)
 
-    def _store_skip(self, batch_id: str, chunk: int, ended: dict[str, int]) -> bool:
+    def _store_skip(
+        self, batch_id: str, chunk: int, ended: dict[str, int], lines: Sequence[int]
+    ) -> bool:
         book = self.store.books.get(batch_id)
         if book is None or chunk != book.fed + 1:
             return False
         book.fed, book.flushed = chunk, book.flushed + 1
         book.ended.update(ended)
+        book.done += lines
         return True
 
     def to_flush(self, batch_id: str) -> list[int]:
@@ -141,7 +151,10 @@ class MemoryBatchBook(MemoryBatchLines):
         del book.window[chunk]
         book.flushed += 1
         for line in lines:
-            self.store.jobs.pop(keys.batch_job_id(batch_id, line), None)
+            job_id = keys.batch_job_id(batch_id, line)
+            job = self.store.jobs.pop(job_id, None)
+            if job is not None and job["state"] == "cancelled":
+                self.store.segments.pop(job_id, None)
             book.taken.pop(line, None)
         return True
 
@@ -169,6 +182,7 @@ class MemoryBatchBook(MemoryBatchLines):
         if failed > book.ended["failed"] or cancelled > book.ended["cancelled"]:
             return False
         book.is_cancelled, book.report = False, None
+        self.store.reporting.pop(batch_id, None)
         book.ended.subtract({"failed": failed, "cancelled": cancelled})
         book.flushed -= 1
         book.window[chunk] = len(lines)
@@ -259,6 +273,7 @@ class MemoryBatchBook(MemoryBatchLines):
             self.store.shares[book.queue].pop(batch_id, None)
             for line in book.taken:
                 self.store.jobs.pop(keys.batch_job_id(batch_id, line), None)
+                self.store.segments.pop(keys.batch_job_id(batch_id, line), None)
 
     # -- looking --------------------------------------------------------------------------------
 
@@ -278,6 +293,14 @@ class MemoryBatchBook(MemoryBatchLines):
         """Return all batches, newest first."""
         found = self._ask(lambda: [self._store_get(id_) for id_ in reversed(self.store.listed)])
         return [batch for batch in found if batch is not None]
+
+    def expired(self) -> list[str]:
+        """Return the batches that are listed and gone."""
+        return self._ask(lambda: [id_ for id_ in self.store.listed if id_ not in self.store.books])
+
+    def forget(self, batch_id: str) -> None:
+        """Strike a batch off that has expired."""
+        self._ask(self.store.listed.pop, batch_id, None)
 
     def ended_lines(self, batch_id: str, after: int, limit: int = CHUNK) -> list[tuple[int, int]]:
         """Return ``(position, line)`` in the order in which lines ended, from a position."""

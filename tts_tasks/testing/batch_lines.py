@@ -29,6 +29,7 @@ class _Asked:
     max_jobs: int
     max_chars: int
     max_strikes: int
+    elsewhere_ms: int
 
 
 class MemoryBatchLines:
@@ -60,9 +61,11 @@ class MemoryBatchLines:
         max_jobs: int,
         max_chars: int,
         max_strikes: int,
+        elsewhere_s: float = 0.0,
     ) -> Run | None:
         """Take a run of lines of the batch that is next; None: there is nothing to take now."""
-        asked = _Asked(worker, nonce, max_jobs, max_chars, max_strikes)
+        elsewhere_ms = int(elsewhere_s * 1000)
+        asked = _Asked(worker, nonce, max_jobs, max_chars, max_strikes, elsewhere_ms)
         last_nonce, batch_id, start = self._asked.get(worker, ("", "", 0.0))
         if last_nonce == nonce and (run := self._take_of(queue, batch_id, start, asked, [])):
             return run
@@ -111,11 +114,15 @@ class MemoryBatchLines:
         if nonce == asked.nonce and (again := self._again(batch_id, lines, asked)):
             return Run(batch_id, again), book.virtual_time
         run: list[TakenJob] = []
+        left: list[tuple[int, int, int]] = []
         chars = 0
         for line, length, chunk in book.ready[: asked.max_jobs]:
             job = self.store.jobs.get(keys.batch_job_id(batch_id, line)) or self._new_job(
                 batch_id, line, length, chunk
             )
+            if self._is_left_to_others(job, asked):
+                left.append((line, length, chunk))
+                continue
             if run and (chars + length > asked.max_chars or job["strikes"]):
                 break
             self.store.jobs[keys.batch_job_id(batch_id, line)] = job
@@ -128,10 +135,15 @@ class MemoryBatchLines:
                 break
         if not run:
             return None
-        del book.ready[: len(run)]
+        book.ready[: len(run) + len(left)] = left
         book.runs[asked.worker] = asked.nonce, [job.line for job in run]
         book.virtual_time = max(book.virtual_time, start) + chars / book.priority
         return Run(batch_id, run), book.virtual_time
+
+    def _is_left_to_others(self, job: dict[str, Any], asked: _Asked) -> bool:
+        age_ms = self.store.now_ms() - job["released_ms"]
+        own = job["struck_by"] == asked.worker and job["strikes"] < asked.max_strikes
+        return bool(own and 0 <= age_ms < asked.elsewhere_ms)
 
     def _again(self, batch_id: str, lines: Sequence[int], asked: _Asked) -> list[TakenJob]:
         """Return what is left of a run that was taken under this nonce."""
@@ -194,19 +206,28 @@ class MemoryBatchLines:
             book.done.append(line)
 
     def release(
-        self, batch_id: str, worker: str, lines: Sequence[tuple[int, int | None, bool]]
+        self,
+        batch_id: str,
+        worker: str,
+        lines: Sequence[tuple[int, int | None, bool]],
+        *,
+        untried: bool = False,
     ) -> list[int | None]:
         """Take lines back from a worker: ``(line, attempt or None for any, strike)``."""
         strikes: list[int | None] = [None] * len(lines)
         listed = bool(lines) and self._ask(self._store_enter_shares, batch_id)
         if listed:
-            strikes = self._ask(self._store_release, batch_id, worker, list(lines))
+            strikes = self._ask(self._store_release, batch_id, worker, list(lines), untried)
             self._ask(self._store_enter_shares, batch_id)
         self.let_go(batch_id, worker)
         return strikes
 
     def _store_release(
-        self, batch_id: str, worker: str, lines: Sequence[tuple[int, int | None, bool]]
+        self,
+        batch_id: str,
+        worker: str,
+        lines: Sequence[tuple[int, int | None, bool]],
+        untried: bool,
     ) -> list[int | None]:
         book = self.store.books.get(batch_id)
         answers: list[int | None] = []
@@ -219,6 +240,7 @@ class MemoryBatchLines:
                 continue
             if job["state"] == "running":  # else `JobLedger.release` has taken it back
                 job.update(state="accepted", worker="", strikes=job["strikes"] + int(strike))
+                job["attempt"] -= int(untried)
             book.taken[line] = ""
             back.append((line, job["chars"], job["chunk"]))
             answers.append(job["strikes"])
@@ -303,9 +325,10 @@ class MemoryBatchLines:
 
     def let_go(self, batch_id: str, worker: str) -> bool:
         """Strike a batch off a worker's list of claims, unless it has lines of it."""
-        self._ask(self.store.claims[worker].discard, batch_id)
         if not self.held_by(batch_id, worker):
-            return True
+            self._ask(self.store.claims[worker].discard, batch_id)
+            if not self.held_by(batch_id, worker):
+                return True
         self._ask(self._store_note, worker, batch_id)
         return False
 

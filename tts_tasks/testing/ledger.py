@@ -117,14 +117,10 @@ class MemoryLedger:
         *,
         max_strikes: int,
         nonce: str,
-        elsewhere_s: float = 0.0,
     ) -> Claim | ClaimRefused:
         """Ask for a job; asking again under the same ``nonce`` is asking once."""
         self._ask(self._store_note_claim, worker, job_id)
-        elsewhere_ms = int(elsewhere_s * 1000)
-        answer = self._ask(
-            self._store_claim, job_id, worker, lease, max_strikes, nonce, elsewhere_ms
-        )
+        answer = self._ask(self._store_claim, job_id, worker, lease, max_strikes, nonce)
         if isinstance(answer, ClaimRefused):
             self._ask(self._store_drop_claim, worker, job_id)
         return answer
@@ -135,14 +131,13 @@ class MemoryLedger:
     def _store_drop_claim(self, worker: str, job_id: str) -> None:
         self.store.claims[worker].discard(job_id)
 
-    def _store_claim(  # noqa: PLR0917 - the script's answers, and its arguments
+    def _store_claim(
         self,
         job_id: str,
         worker: str,
         lease: Lease | None,
         max_strikes: int,
         nonce: str,
-        elsewhere_ms: int,
     ) -> Claim | ClaimRefused:
         tag, _ = keys.split_job_id(job_id)
         job = self.store.job(job_id)
@@ -158,7 +153,7 @@ class MemoryLedger:
             return ClaimRefused(Refusal.HELD, job["worker"])
         if job["state"] == "running" and job["nonce"] == nonce:
             return self._granted(job_id, job, lease)
-        return self._store_attempt(job_id, job, worker, lease, max_strikes, nonce, elsewhere_ms)
+        return self._store_attempt(job_id, job, worker, lease, max_strikes, nonce)
 
     def _store_attempt(  # noqa: PLR0917 - as above
         self,
@@ -168,7 +163,6 @@ class MemoryLedger:
         lease: Lease | None,
         max_strikes: int,
         nonce: str,
-        elsewhere_ms: int,
     ) -> Claim | ClaimRefused:
         now_ms = self.store.now_ms()
         if job["deadline_ms"] is not None and now_ms > job["deadline_ms"]:
@@ -177,19 +171,11 @@ class MemoryLedger:
             self._strike(job, worker)  # its earlier attempt died with its child process
         if job["strikes"] >= max_strikes:
             return ClaimRefused(Refusal.EXHAUSTED, str(job["strikes"]))
-        if left_ms := self._left_to_others_ms(job, worker, elsewhere_ms):
-            job.update(state="accepted", worker="")
-            return ClaimRefused(Refusal.ELSEWHERE, str(left_ms))
         self._uncount(job)
         job.update(state="running", worker=worker, nonce=nonce, claimed_ms=now_ms)
         job["attempt"] += 1
         self._count_running(job)
         return self._granted(job_id, job, lease)
-
-    def _left_to_others_ms(self, job: dict[str, Any], worker: str, elsewhere_ms: int) -> int:
-        age_ms = self.store.now_ms() - job["released_ms"]
-        own = job["struck_by"] == worker and not job["meta"].lane_key
-        return elsewhere_ms - age_ms if own and 0 <= age_ms < elsewhere_ms else 0
 
     def _load_of(self, job: dict[str, Any]) -> MemoryLoad:
         return self.store.loads[job["meta"].lane_key]
@@ -217,9 +203,7 @@ class MemoryLedger:
             epoch=lease.epoch if lease else 0,
         )
 
-    def finish(
-        self, claim: Claim, state: str, result: dict[str, Any], *, retention_s: int
-    ) -> int | None:
+    def finish(self, claim: Claim, state: str, result: dict[str, Any], *, retention_s: int) -> bool:
         """End a job as ``succeeded`` or ``failed``; returns like the real one."""
         record = json.dumps(result, ensure_ascii=False)
         ending = _Ending(claim.attempt, claim.worker, state, record, claim.meta, retention_s)
@@ -227,31 +211,30 @@ class MemoryLedger:
 
     def give_up(
         self, record: JobRecord, worker: str, result: dict[str, Any], *, retention_s: int
-    ) -> int | None:
+    ) -> bool:
         """Fail a job that nobody (or only ``worker``) works on; returns like `finish`."""
         text = json.dumps(result, ensure_ascii=False)
         ending = _Ending(_ANY, worker, "failed", text, record.meta, retention_s)
         return self._finish(record.id, ending)
 
-    def _finish(self, job_id: str, ending: _Ending) -> int | None:
-        open_jobs = self._ask(self._store_finish, job_id, ending)
-        if open_jobs is not None:
+    def _finish(self, job_id: str, ending: _Ending) -> bool:
+        finished = self._ask(self._store_finish, job_id, ending)
+        if finished:
             self._ask(self._store_close, ending.meta.queue, job_id)
             self._ask(self._store_drop_claim, ending.worker, job_id)
-        return open_jobs
+        return finished
 
-    def _store_finish(self, job_id: str, ending: _Ending) -> int | None:
+    def _store_finish(self, job_id: str, ending: _Ending) -> bool:
         job = self.store.job(job_id)
         if job is None:
-            return None
+            return False
         mine = is_newest(job, ending.attempt, ending.worker)
         if ending.attempt == _ANY:
             mine = job["state"] == "accepted" or (
                 job["state"] == "running" and job["worker"] == ending.worker
             )
         if not mine and not self._is_repeated(job, ending):
-            return None
-        batch = self.store.batch(ending.meta.batch) if ending.meta.batch else None
+            return False
         if mine:
             self._uncount(job)
             if job["counted"] and (job["state"], ending.state) == ("running", "succeeded"):
@@ -259,14 +242,8 @@ class MemoryLedger:
                 took_ms = max(1, now_ms - job["claimed_ms"])
                 self._load_of(job).measure(took_ms, job["chars"], now_ms)
             job.update(state=ending.state, result=ending.result, finished_ms=self.store.now_ms())
-            if batch is None:
-                job["expires_ms"] = self.store.now_ms() + ending.retention_s * 1000
-            else:
-                batch[ending.state] += 1
-                batch["done"].append(ending.meta.line)
-        if batch is None or not batch["sealed"]:
-            return -1
-        return int(batch["accepted"] - batch["succeeded"] - batch["failed"])
+            job["expires_ms"] = self.store.now_ms() + ending.retention_s * 1000
+        return True
 
     @staticmethod
     def _is_repeated(job: dict[str, Any], ending: _Ending) -> bool:
@@ -330,7 +307,8 @@ class MemoryLedger:
 
     def claims_of(self, worker: str) -> list[str]:
         """Return the jobs that a worker has claimed, or was about to."""
-        return self._ask(lambda: sorted(self.store.claims[worker]))
+        claims = self._ask(lambda: sorted(self.store.claims[worker]))
+        return [claim for claim in claims if ":" in claim]  # the others are batches
 
     def get(self, job_id: str) -> JobRecord | None:
         """Return a job, or None."""
@@ -361,6 +339,7 @@ class MemoryLedger:
             struck_workers=tuple(job["struck_workers"]),
             evidence=json.loads(job["evidence"] or "{}"),
             nonce=job["nonce"],
+            chunk=job.get("chunk", 0),
         )
 
     def now_ms(self) -> int:

@@ -9,6 +9,8 @@ from tts_tasks.ledger.segments import READ_AT_ONCE, Checkpoint, LoggedSegment
 from tts_tasks.testing.ledger import is_newest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tts_tasks.ledger.records import Claim
     from tts_tasks.testing.store import MemoryStore, Wire
 
@@ -93,6 +95,14 @@ class MemorySegments:
 
     def expire(self, job_id: str, ttl_s: int) -> None:
         """Let the log of an ended job go after a while: never, here."""
+
+    def remove(self, job_ids: Iterable[str]) -> None:
+        """Let the logs of jobs go that have ended and that nobody listens to."""
+        for job_id in job_ids:
+            self._ask(self._store_remove_log, job_id)
+
+    def _store_remove_log(self, job_id: str) -> None:
+        self.store.segments.pop(job_id, None)
 
     def exists(self, job_id: str) -> bool:
         """Tell whether there is a log."""

@@ -80,7 +80,6 @@ class MemoryStore:
     open_jobs: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     #: queue → ``(task id, rung_ms)`` of each message that waits, the next to be taken first
     queues: dict[str, list[tuple[str, float]]] = field(default_factory=lambda: defaultdict(list))
-    batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     unreported: set[str] = field(default_factory=set)
     books: dict[str, BatchHash] = field(default_factory=dict)  #: batches by reference
     listed: dict[str, None] = field(default_factory=dict)  #: batches in the order of their opening
@@ -113,28 +112,6 @@ class MemoryStore:
             return None
         return job
 
-    def batch(self, batch_id: str) -> dict[str, Any]:
-        """Return a batch's fields, to change them: what is counted before it is opened stays."""
-        return self.batches.setdefault(
-            batch_id,
-            {
-                "source": None,
-                "output": batch_id,
-                "queue": "",
-                "sealed": False,
-                "accepted": 0,
-                "rejected": 0,
-                "succeeded": 0,
-                "failed": 0,
-                "last_line": 0,
-                "created_ms": 0,
-                "report": None,
-                "done": [],
-                "rejections": {},
-                "reporting_until_ms": 0,
-            },
-        )
-
     def lose_data(self) -> None:
         """Come back empty: no lease, no epoch counter, no job, no message."""
         for held in (
@@ -150,7 +127,6 @@ class MemoryStore:
             self.claims,
             self.open_jobs,
             self.queues,
-            self.batches,
             self.unreported,
             self.books,
             self.listed,

@@ -185,7 +185,11 @@ class AgentStep(bootsteps.StartStopStep):
         def on_role(role: Role) -> None:
             lease = role.leadership.lease if role.leadership else None
             parent.tts_link.say(
-                {"lease": str(lease) if lease else None, "others_ready": role.others_ready}
+                {
+                    "serving": role.serving,
+                    "lease": str(lease) if lease else None,
+                    "others_ready": role.others_ready,
+                }
             )
             parent.tts_queues.serve(role)
 

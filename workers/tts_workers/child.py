@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from celery import signals
 
 from tts_tasks.settings import get_settings
-from tts_tasks.tasks import install_runner
+from tts_tasks.tasks import install_runners
+from tts_workers.batch_runner import BatchRunner
 from tts_workers.child_traces import relay_stderr, say_where_it_hangs, stderr_address
 from tts_workers.engine_host import EngineHost
 from tts_workers.evidence import LogForwarder
@@ -29,7 +30,7 @@ def start_child() -> None:
     settings = get_settings()
     lease = BelievedLease()
     address = os.environ[ENVIRONMENT_VARIABLE]
-    link = ChildLink(address, lease.parent_said)
+    link = ChildLink(address, lease.parent_said, lease.parent_gone)
     relay_stderr(stderr_address(address))
     logging.root.addHandler(LogForwarder(link.say))
 
@@ -51,15 +52,16 @@ def start_child() -> None:
         storage_url=settings.storage_url,
         lane_key=settings.lane_key,
     )
-    runner = JobRunner(host, lease, link, settings, os.environ["TTS_WORKER_ID"])
-    install_runner(runner)
+    worker_id = os.environ["TTS_WORKER_ID"]
+    runner = JobRunner(host, lease, link, settings, worker_id)
+    batch_runner = BatchRunner(host, lease, link, settings, worker_id, runner.events)
+    install_runners(runner, batch_runner)
     threading.Thread(
         target=_pulse, args=(link, settings.heartbeat_s / 2), name="pulse", daemon=True
     ).start()
     # not in the pulse's thread: a store that does not answer would hold the pulse up
-    threading.Thread(
-        target=_flush, args=(runner.events, settings.heartbeat_s), name="events", daemon=True
-    ).start()
+    owed = (runner.events, batch_runner, settings.heartbeat_s)
+    threading.Thread(target=_settle, args=owed, name="settle", daemon=True).start()
     host.start()  # last: it says that this process is ready
 
     def end(**_: object) -> None:
@@ -76,8 +78,9 @@ def _pulse(link: ChildLink, every_s: float) -> None:
         time.sleep(every_s)
 
 
-def _flush(events: EventLog, every_s: float) -> None:
-    """Write what happened while the store was away, without waiting for the next event."""
+def _settle(events: EventLog, batch_runner: BatchRunner, every_s: float) -> None:
+    """Make up for what could not be said while the store was away."""
     while True:
         time.sleep(every_s)
         events.flush()
+        batch_runner.give_back_what_is_owed()

@@ -41,8 +41,8 @@ class Rescue(Protocol):
         """Ring for what nobody holds; ``working_on``: each living worker's job."""
         ...
 
-    def complete_batches(self) -> None:
-        """Write missing reports."""
+    def settle_batches(self) -> None:
+        """Flush, feed and report batches that nobody works on."""
         ...
 
     def sweep(self) -> None:
@@ -153,7 +153,7 @@ class Chores:
             return
         self._next_reconcile_s = now_s + self._reconcile_s
         self._reconcile(at_once=False)
-        self._survive("reports", self._rescue.complete_batches)
+        self._survive("batches", self._rescue.settle_batches)
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_S
             self._survive("sweep", self._rescue.sweep)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject
 
@@ -38,16 +38,13 @@ from tts_workers.attempts import (
     details_of,
     final_code,
 )
-from tts_workers.endings import Endings, exhausted_reason, failure, of_lost_attempts
+from tts_workers.endings import exhausted_reason, failure, of_lost_attempts
 from tts_workers.insisting import Insisting
 from tts_workers.link import nonce_prefix
 from tts_workers.memory import PARDONS, with_memory_freed
-from tts_workers.online import OnlineWork
-from tts_workers.rendering import OvertakenError, Rendering, Tools, YieldedError
+from tts_workers.rendering import OvertakenError, Rendering, Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from celery import Task
 
     from tts_tasks.settings import Settings
@@ -58,8 +55,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NEWS_OF_LEADERSHIP_S = 0.5
-#: How long a worker rests that hands a message to others over which it has failed itself.
-_ELSEWHERE_PAUSE_S = 0.25
 #: How long a message waits for an engine that is loading again before it goes to somebody else.
 _ENGINE_RETURNS_S = 1.0
 
@@ -85,8 +80,6 @@ class JobRunner:
         client = connect(settings.redis_url)
         self._ledger = JobLedger(settings.redis_url, client=client)
         self._events = EventLog(client, kept=settings.events_kept)
-        self._endings = Endings(settings, self._ledger, self._events)
-        self._online = OnlineWork(settings, lease)
         log = SegmentLog(settings.redis_url, client=client)
         self._tools = Tools(log, host.pace, settings, self._insist, self._begins)
 
@@ -128,11 +121,10 @@ class JobRunner:
     def _claim(
         self, job_id: str, task_id: str, given: dict[str, Any] | None, loaded: LoadedEngine
     ) -> Claim | ClaimRefused:
-        on_lane = keys.split_job_id(job_id)[0] == self._lane_key
         nonce = nonce_prefix(self._link.pid) + secrets.token_hex(8)
 
         def claim() -> Claim | ClaimRefused:
-            lease = self._lease.get(_NEWS_OF_LEADERSHIP_S) if on_lane else None
+            lease = self._lease.get(_NEWS_OF_LEADERSHIP_S)
             if lease is not None:
                 loaded.epochs.cover(lease.epoch)  # before anything can be done under it
             return self._ledger.claim(
@@ -141,7 +133,6 @@ class JobRunner:
                 lease,
                 max_strikes=self._settings.max_attempts,
                 nonce=nonce,
-                elsewhere_s=self._settings.elsewhere_s if self._lease.others_ready else 0.0,
             )
 
         answer = self._insist(claim)
@@ -170,9 +161,6 @@ class JobRunner:
                     "job.not_leader", job=job_id, worker=self._worker_id, lease=answer.detail
                 )
                 raise Reject("not the primary of the lane", requeue=True)
-            case Refusal.ELSEWHERE:
-                time.sleep(_ELSEWHERE_PAUSE_S)
-                raise Reject("this worker failed over it: another one is to try", requeue=True)
             case Refusal.EXHAUSTED:
                 self._give_up(job_id, self._worker_id, "attempts_exhausted")
             case Refusal.EXPIRED:
@@ -190,7 +178,10 @@ class JobRunner:
             return
         reason = reason or exhausted_reason(record)
         result = failure(code, reason, worker=worker, **of_lost_attempts(record))
-        if self._insist(lambda: self._endings.give_up(record, worker, result)):
+        retention_s = self._settings.retention_s
+        if self._insist(
+            lambda: self._ledger.give_up(record, worker, result, retention_s=retention_s)
+        ):
             self._events.emit("job.failed", job=job_id, code=code, reason=reason)
             raise JobFailedError(code, reason)
 
@@ -208,8 +199,6 @@ class JobRunner:
             raise
         except OvertakenError:
             raise self._overtaken(claim) from None
-        except YieldedError:
-            self._yield(claim)
         except tuple(FINAL) as error:
             return self._fail(claim, str(final_code(error)), str(error))
         except EngineOutOfMemoryError as error:
@@ -229,16 +218,6 @@ class JobRunner:
                 self._insist(lambda: self._tools.log.expire(claim.job_id, ttl_s))
             return record
 
-    def _yield(self, claim: Claim) -> NoReturn:
-        """Give a job of a batch back between two segments: online work waits."""
-        self._insist(
-            lambda: self._ledger.release(claim.job_id, claim.worker, claim.attempt, strike=False)
-        )
-        self._events.emit(
-            "job.yielded", job=claim.job_id, attempt=claim.attempt, worker=claim.worker
-        )
-        raise Reject("online work goes first", requeue=True)
-
     def _artifact(
         self, claim: Claim, request: SpeechRequest, loaded: LoadedEngine
     ) -> dict[str, Any]:
@@ -251,7 +230,7 @@ class JobRunner:
         check_requirements(request, loaded)
         with Rendering(claim, request, loaded, self._tools) as rendering:
             rendering.prepare()
-            rendering.speak(self._must_yield(claim))
+            rendering.speak()
             encoded = rendering.encode()
         details = details_of(claim, request, loaded, encoded)
         published = self._insist(lambda: publish(storage, name, encoded.data, owner, details))
@@ -262,21 +241,14 @@ class JobRunner:
     def _begins(self, number: int, segments: int) -> None:
         self._link.say({"event": "segment", "segment": number, "segments": segments})
 
-    def _must_yield(self, claim: Claim) -> Callable[[], bool]:
-        """Return what says at the end of a segment that the job is to be left for another one."""
-        return self._online.waits if claim.meta.batch else lambda: False
-
     # -- endings ----------------------------------------------------------------------------
 
     def _finish(self, claim: Claim, state: str, result: dict[str, Any]) -> None:
-        open_jobs = self._insist(
-            lambda: self._ledger.finish(
-                claim, state, result, retention_s=self._settings.retention_s
-            )
-        )
-        if open_jobs is None:
+        retention_s = self._settings.retention_s
+        if not self._insist(
+            lambda: self._ledger.finish(claim, state, result, retention_s=retention_s)
+        ):
             raise self._overtaken(claim)
-        self._insist(lambda: self._endings.after_finish(claim.meta, open_jobs))
 
     def _fail(self, claim: Claim, code: str, reason: str) -> dict[str, Any]:
         self._finish(claim, "failed", failure(code, reason, worker=claim.worker))

@@ -128,10 +128,17 @@ class ParentLink:
 class ChildLink:
     """The child's end."""
 
-    def __init__(self, address: str, on_message: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        on_message: Callable[[dict[str, Any]], None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_end``: called when the parent is gone. Celery ends the child, but lets it finish."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(b"\0" + address.encode())
         self._on_message = on_message
+        self._on_end = on_end
         self.pid = os.getpid()  #: by which the parent knows this child
         self._mutex = threading.Lock()
         threading.Thread(target=self._read, name="link-parent", daemon=True).start()
@@ -147,6 +154,7 @@ class ChildLink:
     def _read(self) -> None:
         for message in _messages(self._socket):
             self._on_message(message)
+        self._on_end()
 
 
 def _messages(connection: socket.socket) -> Any:

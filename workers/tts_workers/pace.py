@@ -48,6 +48,11 @@ class Pace:
             return max(self._floor_s, self._unknown_s)
         return max(self._floor_s, self._factor * known_s * _units(size))
 
+    def expected_s(self, kind: str, size: int) -> float | None:
+        """Return how long a step is expected to take; None until its kind has been measured."""
+        known_s = self._known_s.get(kind)
+        return None if known_s is None else known_s * _units(size)
+
     @contextmanager
     def step(self, kind: str, size: int | None = None) -> Iterator[None]:
         """Do a step within its budget; only a step that succeeds is learned from."""

@@ -11,7 +11,9 @@ Holds no lock while anybody works. Proved by ``tests/contract/test_shift.py``.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -36,8 +38,10 @@ class Limits:
     """How much a shift takes at once, and how far its stages work ahead of each other."""
 
     run_lines: int = 32  #: that are taken at once,
-    run_chars: int = 2000  #: and no more than that, or one line that is longer
+    run_chars: int = 2000  #: and no more than that, or one line that is longer,
+    run_s: float = 0.5  #: nor more than the engine needs so long for: others want to work too
     lines_ahead: int = 64  #: that are taken, and neither spoken nor ended
+    ahead_s: float = 0.5  #: more is taken when the engine will be done with those so soon
     storing_lines: int = 16  #: that are spoken and not ended
     storing_bytes: int = 64 * 1024 * 1024  #: of sound in them, or one that is larger
     storers: int = 4  #: threads that encode and publish
@@ -64,7 +68,22 @@ class Line:
     stage: Stage = Stage.TAKEN
     request: SpeechRequest | None = None
     rendering: Rendering | None = None
+    expected_s: float = math.inf  #: how long the engine will need; unknown until it is prepared
+    began_s: float = 0.0  #: when the engine began
     size_bytes: int = 0  #: of its sound, once it is spoken
+
+    def left_s(self) -> float:
+        """Return for how long the engine will still be busy with it."""
+        if self.stage is Stage.STORING:
+            return 0.0
+        spent_s = time.monotonic() - self.began_s if self.stage is Stage.SPEAKING else 0.0
+        return max(0.0, self.expected_s - spent_s)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether segments of it have been logged, by this attempt or an earlier one."""
+        spoken = self.rendering is not None and self.rendering.is_kept
+        return spoken or self.job.segments_done > 0
 
     def named(self, name: str, item_id: str) -> None:
         """Take down what the manifest says."""
@@ -112,14 +131,21 @@ class Pipeline:
     # -- taking and preparing -----------------------------------------------------------------
 
     def wait_to_take(self) -> int | None:
-        """Wait until there is room for another run; None: nothing is to be taken any more.
+        """Wait until another run is needed soon; None: nothing is to be taken any more.
 
-        Returns what `nothing_taken` is to be told.
+        Not before: what waits here cannot be spoken by anybody else. Returns what `nothing_taken`
+        is to be told.
         """
-        room = self.limits.lines_ahead - self.limits.run_lines
+        limits = self.limits
+        room = limits.lines_ahead - limits.run_lines
         with self._changed:
-            self._changed.wait_for(lambda: self.stopped or self._ahead <= room)
-            return None if self.stopped else self._news
+            while not self.stopped:
+                early_s = sum(line.left_s() for line in self._in_hand) - limits.ahead_s
+                if self._ahead <= room and early_s <= 0:
+                    return self._news
+                # by then, if the engine is as fast as expected; a change is told
+                self._changed.wait(early_s if 0 < early_s < math.inf else None)
+            return None
 
     def nothing_taken(self, news: int) -> bool:
         """Learn that there was nothing to take; False: nor will there be.
@@ -165,7 +191,7 @@ class Pipeline:
                     return None
                 if self._prepared and self._has_room():
                     line = self._prepared.popleft()
-                    line.stage = Stage.SPEAKING
+                    line.stage, line.began_s = Stage.SPEAKING, time.monotonic()
                     return line
                 self._changed.wait(_ASK_EVERY_S)
 

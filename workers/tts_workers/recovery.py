@@ -10,21 +10,23 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections import defaultdict
+import time
 from typing import TYPE_CHECKING
 
 import redis
 from kombu.exceptions import OperationalError
 
-from tts_tasks.doorbell import ring
+from tts_tasks.batches.expiry import remove_expired
+from tts_tasks.batches.window import Window
+from tts_tasks.doorbell import ring, ring_for_work
 from tts_tasks.errors import TTSError, UnavailableError
-from tts_tasks.ledger import SegmentLog
+from tts_tasks.ledger import BatchBook, SegmentLog
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_tasks.storage.staging import sweep_staging
-from tts_workers.endings import Endings
 from tts_workers.evidence import of_lost_worker
 from tts_workers.held_messages import held_by, put_back
+from tts_workers.line_recovery import LineRecovery
 from tts_workers.link import nonce_prefix
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RECONCILE_LIMIT = 500
+#: How long batches are settled at a time: a large one must not hold up the recovery of the dead.
+_SETTLE_S = 1.0
+#: How often it is looked for lines of batches that have fallen through somebody's hands; found so
+#: two times in a row, they are given back.
+_LINES_EVERY_S = 30.0
 
 
 def unacked_keys(worker_id: str) -> dict[str, str]:
@@ -67,30 +74,39 @@ class Recovery:
         ledger: JobLedger,
         coordinator: Coordinator,
         events: EventLog,
+        book: BatchBook | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._ledger = ledger
         self._coordinator = coordinator
         self._events = events
-        self._endings = Endings(settings, ledger, events)
+        self._book = book or BatchBook(settings.redis_url)
+        self._lines = LineRecovery(self._book, ledger, events)
         self._segments = SegmentLog(settings.redis_url)
         self._epochs_unknown = False
+        self._next_lines_s: dict[str, float] = {}  #: by queue
+        self._unsettled: set[str] = set()  #: batches whose failure has been told
 
     def recover(self, worker_id: str, *, silent_s: float) -> None:
         """Give back everything a dead worker held, and strike it off the registry."""
+        record = self._coordinator.workers().get(worker_id)
+        evidence = of_lost_worker(silent_s) | ({"job": record.job} if record else {})
         # released first: a message that comes back before would find the job still held
-        released = self._release_claims(worker_id, of_lost_worker(silent_s))
+        released = self._release_claims(worker_id, evidence)
+        lines, queues = self._lines.release(worker_id, evidence)
         restored = self._restore_messages(worker_id)
         self._ring(record for record in released if _task_id(record) not in restored)
+        self._ring_for_work(queues)
         was_registered = self._coordinator.forget(worker_id)
-        if not (was_registered or released or restored):
+        if not (was_registered or released or lines or restored):
             return  # somebody else has done it
         self._events.emit(
             "worker.dead",
             worker=worker_id,
             silent_s=round(silent_s, 3),
             jobs=[record.id for record in released],
+            lines=lines,
             messages=len(restored),
         )
 
@@ -107,9 +123,11 @@ class Recovery:
         """
         evidence = evidence or {"reason": "its worker left"}
         released = self._release_claims(worker_id, evidence, child)
+        _, queues = self._lines.release(worker_id, evidence, child)
         task_ids = {_task_id(record) for record in released}
         restored = self._restore_messages(worker_id, only=task_ids) if released else set()
         self._ring(record for record in released if _task_id(record) not in restored)
+        self._ring_for_work(queues)
         return [record.id for record in released]
 
     def _release_claims(
@@ -143,7 +161,7 @@ class Recovery:
         return released
 
     def reconcile(self, queue: str, working_on: Mapping[str, str], *, at_once: bool = False) -> int:
-        """Ring again for open jobs that nobody has heard of or works on; returns how many.
+        """Ring again for what is to be done and nobody has heard of; returns for how many jobs.
 
         ``working_on``: the living workers, and what each says it works on. A job that a living
         worker claimed a while ago and does not work on has fallen through its hands.
@@ -174,20 +192,56 @@ class Recovery:
             ):
                 lost.append(record)
         self._ledger.rung(queue, in_good_hands)
+        if not at_once:
+            self._reconcile_lines(queue, working_on)
+        self._ring_for_work([queue])
         if lost:
             self._ring(lost)
             self._events.emit("job.rung_again", queue=queue, jobs=[record.id for record in lost])
         return len(lost)
 
-    def complete_batches(self) -> None:
-        """Write the report of batches whose last worker died before it could."""
-        self._endings.report_complete_batches()
+    def _reconcile_lines(self, queue: str, working_on: Mapping[str, str]) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_lines_s.get(queue, 0.0):
+            return
+        self._lines.reconcile(queue, working_on)
+        self._next_lines_s[queue] = now_s + _LINES_EVERY_S
+
+    def settle_batches(self) -> None:
+        """Flush, feed and report what those left who worked on it, for a moment each time.
+
+        So a batch is fed when its submitter is gone, and reported when its last worker died.
+        """
+        unreported = self._book.unreported()
+        if not unreported:
+            return
+        storage = open_storage(self._settings.storage_url)
+        window = Window(self._book, storage, self._events, retention_s=self._settings.retention_s)
+        until_s = time.monotonic() + _SETTLE_S
+        for batch in unreported:
+            try:
+                window.settle(batch.id, stop=lambda: time.monotonic() > until_s)
+            except UnavailableError:
+                raise
+            except TTSError as error:  # it keeps none of the others
+                if batch.id not in self._unsettled:
+                    logger.warning("batch %s is not settled yet: %s", batch.id, error)
+                self._unsettled.add(batch.id)
+            else:
+                self._unsettled.discard(batch.id)
 
     def sweep(self) -> None:
-        """Remove what attempts that died have left in the storage's staging area."""
+        """Remove what attempts that died, and batches that have expired, have left in storage.
+
+        And list again what may have been lost of the lists alone.
+        """
+        self._book.relist()
         storage = open_storage(self._settings.storage_url)
         if removed := sweep_staging(storage, self._still_wanted):
             logger.info("%d staged segments of jobs that have ended are removed", removed)
+        for batch_id in self._book.expired():
+            if remove_expired(storage, batch_id, self._settings.retention_s):
+                self._book.forget(batch_id)
 
     def _still_wanted(self, job_ids: Iterable[str]) -> set[str]:
         """Return those jobs of which the segments are needed: by an attempt, or by a listener."""
@@ -210,13 +264,18 @@ class Recovery:
         return floor
 
     def _ring(self, records: Iterable[JobRecord]) -> None:
-        by_queue: dict[tuple[str, bool], list[JobRecord]] = defaultdict(list)
+        by_queue: dict[str, list[JobRecord]] = {}
         for record in records:
-            by_queue[record.meta.queue, not record.meta.batch].append(record)
-        for (queue, online), group in by_queue.items():
+            by_queue.setdefault(record.meta.queue, []).append(record)
+        for queue, group in by_queue.items():
             rung_ms = self._ledger.rung(queue, [record.id for record in group])
             task_ids = [_task_id(record) for record in group]
-            ring(self._app, queue, task_ids, rung_ms=rung_ms, wants_result=online)
+            ring(self._app, queue, task_ids, rung_ms=rung_ms)
+
+    def _ring_for_work(self, queues: Iterable[str]) -> None:
+        for queue in queues:
+            if self._book.has_work(queue):
+                ring_for_work(self._app, queue, self._settings)
 
     def _restore_messages(self, worker_id: str, *, only: Collection[str] = ()) -> set[str]:
         """Put messages that a worker had taken back to the head of their queues.

@@ -11,11 +11,12 @@ import hashlib
 import json
 import logging
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from tts_tasks import audio
-from tts_tasks.errors import NotFoundError, RequestError
+from tts_tasks.errors import NotFoundError, RequestError, TTSError
 from tts_tasks.ledger import LoggedSegment
 from tts_tasks.storage.staging import Staging
 from tts_workers.engines.base import SpeakOptions, VoiceReference
@@ -131,7 +132,7 @@ class Rendering:
                 VoiceReference(name=request.voice, prompt_text=request.prompt_text)
             )
         options = SpeakOptions(seed=request.seed, speed=request.speed)
-        if self._is_kept:
+        if self.is_kept:
             self._resume()
         for segment in self._segments[self._done :]:
             self._tools.on_segment(self._done + 1, len(self._segments))
@@ -143,7 +144,7 @@ class Rendering:
                 audio.join([spoken.samples], [segment.pause_after_s], self._sample_rate_hz)
             )
             self._pcm.write(pcm)
-            if self._is_kept:
+            if self.is_kept:
                 self._keep(pcm)
             if self._done < len(self._segments) and must_yield():
                 raise YieldedError
@@ -163,7 +164,7 @@ class Rendering:
     # -- what attempts leave to each other ----------------------------------------------------
 
     @property
-    def _is_kept(self) -> bool:
+    def is_kept(self) -> bool:
         """Whether there is anything to go on from, or anybody who listens."""
         return len(self._segments) > 1 or self._request.stream
 
@@ -184,7 +185,8 @@ class Rendering:
         self._note(segment)
         if not kept:
             if name:
-                self._loaded.storage.remove([name])
+                with suppress(TTSError):  # else it is swept later
+                    self._loaded.storage.remove([name])
             raise OvertakenError
 
     def _note(self, segment: LoggedSegment) -> None:

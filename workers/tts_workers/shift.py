@@ -21,17 +21,18 @@ from tts_tasks.errors import UnavailableError
 from tts_workers.insisting import Insisting
 from tts_workers.link import nonce_prefix
 from tts_workers.memory import with_memory_freed
-from tts_workers.pipeline import Limits, Outcome, Pipeline
+from tts_workers.pipeline import Limits, Outcome, Pipeline, Stage
 from tts_workers.rendering import OvertakenError, YieldedError
 from tts_workers.shift_stages import Ending, Equipment, Preparing, Settling, Storing, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tts_tasks.ledger import BatchBook
     from tts_workers.pipeline import Line
-    from tts_workers.rendering import Rendering
+    from tts_workers.rendering import Insist, Rendering
 
-__all__ = ["Equipment", "Limits", "Shift"]
+__all__ = ["Equipment", "Limits", "Shift", "give_back_held"]
 
 logger = logging.getLogger(__name__)
 
@@ -162,35 +163,39 @@ class Shift:
     # -- giving back --------------------------------------------------------------------------
 
     def _give_back_unspoken(self) -> None:
-        by_batch: dict[str, list[tuple[int, int | None, bool]]] = defaultdict(list)
+        groups: dict[tuple[str, bool], list[tuple[int, int | None, bool]]] = defaultdict(list)
         for line in self._pipeline.drop_unspoken():
-            by_batch[line.batch].append((line.job.line, line.job.attempt, False))
-        for batch, lines in by_batch.items():
-            self._release(batch, lines)
+            untried = line.stage is Stage.TAKEN
+            groups[line.batch, untried].append((line.job.line, line.job.attempt, False))
+        book, worker = self._equipment.book, self._equipment.worker
+        # what was spoken of comes before what was not, and goes to the head of the list after it
+        for (batch, untried), lines in sorted(groups.items(), key=lambda group: not group[0][1]):
+            self._insist_at_the_end(
+                lambda: book.release(batch, worker, lines, untried=untried)  # noqa: B023 - called at once
+            )
 
     def _give_back_held(self) -> None:
-        """Give back whatever this child has taken, whoever knows of it, and let its claims go.
-
-        What an earlier child of the worker has left is its parent's business: one of these lines
-        may have killed it.
-        """
-        book, worker = self._equipment.book, self._equipment.worker
-        mine = nonce_prefix(self._equipment.child)
-        insist = self._insist_at_the_end
-        for batch in insist(lambda: book.claimed_by(worker)):
-            held = insist(lambda: book.held_by(batch, worker))  # noqa: B023 - called at once
-            jobs = insist(lambda: book.results(batch, held))  # noqa: B023 - as above
-            lines: list[tuple[int, int | None, bool]] = [
-                (line, job.attempt, False)
-                for line, job in sorted(jobs.items())
-                if job.nonce.startswith(mine)
-            ]
-            self._release(batch, lines)
-
-    def _release(self, batch: str, lines: list[tuple[int, int | None, bool]]) -> None:
-        book, worker = self._equipment.book, self._equipment.worker
-        self._insist_at_the_end(lambda: book.release(batch, worker, lines))
+        equipment = self._equipment
+        give_back_held(equipment.book, equipment.worker, equipment.child, self._insist_at_the_end)
 
     @property
     def _insist_at_the_end(self) -> Insisting:
         return Insisting(self._pipeline.limits.end_s)
+
+
+def give_back_held(book: BatchBook, worker: str, child: int, insist: Insist) -> None:
+    """Give back whatever a child has taken, whoever knows of it, and let its claims go.
+
+    What an earlier child of the worker has left is its parent's business: one of these lines may
+    have killed it.
+    """
+    mine = nonce_prefix(child)
+    for batch in insist(lambda: book.claimed_by(worker)):
+        held = insist(lambda: book.held_by(batch, worker))  # noqa: B023 - called at once
+        jobs = insist(lambda: book.results(batch, held))  # noqa: B023 - as above
+        lines: list[tuple[int, int | None, bool]] = [
+            (line, job.attempt, False)
+            for line, job in sorted(jobs.items())
+            if job.nonce.startswith(mine)
+        ]
+        insist(lambda: book.release(batch, worker, lines))  # noqa: B023 - as above

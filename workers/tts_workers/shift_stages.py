@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tts_tasks.batches.manifest import Manifest
+from tts_tasks.batches.report import ReportParts
 from tts_tasks.errors import StorageError, TTSError, UnavailableError
 from tts_tasks.ledger.batch_records import LineEnding
 from tts_tasks.requests import parse_request
@@ -27,7 +28,7 @@ from tts_workers.pipeline import Outcome
 from tts_workers.rendering import Insist, Rendering, Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tts_tasks.batches.manifest import ManifestLine
     from tts_tasks.batches.window import Window
@@ -58,6 +59,10 @@ class Equipment:
     queue: str
     worker: str
     child: int  #: pid of this process, by which its claims are told from its predecessor's
+    others_ready: Callable[[], int] = lambda: (
+        0
+    )  #: workers that could take what this one failed over
+    on_taken: Callable[[], object] = lambda: None  #: told of each run: there may be more
 
     def owner(self, line: Line) -> Ownership:
         """Return whose a line's artifact is."""
@@ -91,12 +96,14 @@ class Preparing:
                 equipment.worker,
                 nonce=nonce,
                 max_jobs=limits.run_lines,
-                max_chars=limits.run_chars,
+                max_chars=self._chars_of_a_run(),
                 max_strikes=equipment.settings.max_attempts,
+                elsewhere_s=equipment.settings.elsewhere_s if equipment.others_ready() else 0.0,
             )
         )
         if run is None:
             return False
+        equipment.on_taken()
         for line in self._pipeline.take_in(run, equipment.worker):
             if self._pipeline.stopped:
                 break
@@ -111,6 +118,14 @@ class Preparing:
             else:
                 self._pipeline.ended(outcome)
         return True
+
+    def _chars_of_a_run(self) -> int:
+        """Return how much is taken at once: what the engine does in a moment, others may do too."""
+        limits = self._pipeline.limits
+        char_s = self._equipment.tools.pace.expected_s("speak", 1)
+        if not char_s:
+            return 1 if char_s is None else limits.run_chars  # one line, whatever its length
+        return max(1, min(limits.run_chars, int(limits.run_s / char_s)))
 
     def _outcome_before_speaking(self, line: Line) -> Outcome | None:
         """Prepare a line to be spoken; returns what came of it where it need not be."""
@@ -127,6 +142,9 @@ class Preparing:
             return Outcome(line, "succeeded", artifact_record(line.claim, found))
         check_requirements(line.request, equipment.loaded)
         self.cut(line)
+        expected_s = equipment.tools.pace.expected_s("speak", len(line.request.text))
+        if expected_s is not None:
+            line.expected_s = expected_s
         return None
 
     def cut(self, line: Line) -> Rendering:
@@ -143,12 +161,12 @@ class Preparing:
 
     def _given_up(self, line: Line) -> Outcome:
         record = self._insist(lambda: self._equipment.ledger.get(line.claim.job_id))
-        reason = "too many attempts ended without progress"
+        code, reason = "attempts_exhausted", "too many attempts ended without progress"
         evidence = {}
         if record is not None:
             reason, evidence = exhausted_reason(record), of_lost_attempts(record)
-        worker = self._equipment.worker
-        result = failure("attempts_exhausted", reason, worker=worker, **evidence)
+            code = record.evidence.get("code", code)  # an engine's error, not a death
+        result = failure(code, reason, worker=self._equipment.worker, **evidence)
         return Outcome(line, "failed", result)
 
     def _manifest_line(self, line: Line) -> ManifestLine:
@@ -250,7 +268,7 @@ class Ending:
         ]
         answers = self._insist(lambda: equipment.book.finish(batch, equipment.worker, endings))
         for outcome, ended in zip(outcomes, answers, strict=True):
-            if not ended:
+            if not ended and not self._has_ended_so(outcome):
                 self.stale(outcome.line)
             elif outcome.state == "failed":
                 told = outcome.result["error"]
@@ -260,10 +278,37 @@ class Ending:
                 )
         equipment.events.flush()
         self._remove([name for outcome in outcomes for name in outcome.staged])
+        self._let_logs_go([outcome.line for outcome in outcomes])
         # first, so that a shift does not end that may have more to do
         self._pipeline.to_settle(batch)
         for outcome in outcomes:
             self._pipeline.let_go(outcome.line)
+
+    def _has_ended_so(self, outcome: Outcome) -> bool:
+        """Whether a line that the book knows no more has ended as this attempt said.
+
+        Where a reply was lost, its chunk may have been flushed before the book was asked again.
+        """
+        line = outcome.line
+        parts = ReportParts(self._equipment.loaded.storage, line.batch)
+        part = self._insist(lambda: parts.read(line.job.chunk)) or []
+        mine = (line.job.line, line.job.attempt, self._equipment.worker, outcome.state)
+        return any(
+            (told["line"], told["attempt"], told["worker"], told["state"]) == mine for told in part
+        )
+
+    def _let_logs_go(self, lines: Sequence[Line]) -> None:
+        """Let segment logs go, at once where nobody may want to listen any more."""
+        log = self._equipment.tools.log
+        heard = [line for line in lines if line.request is not None and line.request.stream]
+        try:
+            for line in heard:
+                log.expire(line.claim.job_id, self._equipment.settings.segment_log_ttl_s)
+            others = [line.claim.job_id for line in lines if line.is_kept and line not in heard]
+            if others:
+                log.remove(others)
+        except TTSError as error:  # they expire later
+            logger.warning("segment logs are not removed yet: %s", error)
 
     def _remove(self, staged: Sequence[str]) -> None:
         try:
@@ -280,7 +325,7 @@ class Ending:
         logger.warning("%s, attempt %d: %s: %s", claim.job_id, claim.attempt, code, reason)
         if code == "internal":
             logger.error("%s: its traceback", claim.job_id, exc_info=outcome.error)
-        evidence = {"reason": f"{code}: {reason}", "worker": claim.worker}
+        evidence = {"code": code, "reason": f"{code}: {reason}", "worker": claim.worker}
 
         def release() -> int | None:
             # The job first, with all that is known; then its place among the ready lines. Asked

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     from ttsctl.output import OutputFormat
 
-_LIST_COLUMNS = ("batch", "state", "total", "succeeded", "failed", "rejected", "created_at")
+_LIST_COLUMNS = (
+    *("batch", "state", "total", "succeeded", "failed", "cancelled", "rejected", "priority"),
+    "created_at",
+)
 _RECORDS_HELP = "How the lines are written. [default: table on a terminal, jsonl elsewhere]"
 
 
@@ -109,6 +112,57 @@ def wait(
 
 @batch.command()
 @click.argument("batch_id", metavar="ID")
+@output_option()
+@pass_client
+def cancel(client: Client, /, batch_id: str, output_format: OutputFormat) -> None:
+    """Speak nothing more of a batch.
+
+    What is being spoken stops at the end of its segment; what is published stays. `batch resume`
+    goes on with it.
+    """
+    echo_batch(client.batch_cancel(batch_id), output_format)
+
+
+@batch.command()
+@click.argument("batch_id", metavar="ID")
+@output_option()
+@pass_client
+def retry(client: Client, /, batch_id: str, output_format: OutputFormat) -> None:
+    """Try the failed lines of a batch again, and only these."""
+    _tell_again(client, batch_id, client.batch_retry(batch_id), "failed", output_format)
+
+
+@batch.command()
+@click.argument("batch_id", metavar="ID")
+@output_option()
+@pass_client
+def resume(client: Client, /, batch_id: str, output_format: OutputFormat) -> None:
+    """Go on with a batch that was cancelled."""
+    _tell_again(client, batch_id, client.batch_resume(batch_id), "cancelled", output_format)
+
+
+def _tell_again(
+    client: Client, batch_id: str, lines: int, state: str, output_format: OutputFormat
+) -> None:
+    echo_batch(client.batch_status(batch_id), output_format)
+    if lines:
+        text = f"{lines:,} {state} lines are tried again. Look with: ttsctl batch watch {batch_id}"
+    else:
+        text = f"No {state} lines to try again"
+    reporter_for(sys.stderr).say("batch.again", text, batch=batch_id, lines=lines)
+
+
+@batch.command("rm")
+@click.argument("batch_id", metavar="ID")
+@pass_client
+def remove(client: Client, /, batch_id: str) -> None:
+    """Forget a batch that has ended; its artifacts and its report stay in storage."""
+    client.batch_remove(batch_id)
+    reporter_for(sys.stderr).say("batch.removed", f"Forgot batch {batch_id}", batch=batch_id)
+
+
+@batch.command()
+@click.argument("batch_id", metavar="ID")
 @output_option(default=None, text=_RECORDS_HELP)
 @pass_client
 def errors(client: Client, /, batch_id: str, output_format: OutputFormat | None) -> None:
@@ -177,7 +231,8 @@ def fetch(client: Client, /, batch_id: str, to: Path | None, output_format: str)
     if output_format == "json":
         echo_json(copied)
     reporter = reporter_for(sys.stderr)
-    unfinished = status.total - status.succeeded - status.failed - status.rejected
+    ended = status.succeeded + status.failed + status.cancelled + status.rejected
+    unfinished = status.total - ended
     more = f"; {unfinished:,} jobs were not finished: fetch again later" if unfinished > 0 else ""
     reporter.say(
         "batch.fetched",

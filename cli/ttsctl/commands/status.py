@@ -29,6 +29,11 @@ _WORKER_COLUMNS = (
     ("HEARTBEAT", "heartbeat_age_s"), ("HOST", "host"), ("PID", "pid"),
 )  # fmt: skip
 
+_BATCH_COLUMNS = (
+    ("BATCH", "batch"), ("STATE", "state"), ("LEFT", "left"), ("PRIORITY", "priority"),
+    ("OUTPUT", "output"), ("WAITS FOR", "waits_for"),
+)  # fmt: skip
+
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
@@ -43,7 +48,7 @@ _WORKER_COLUMNS = (
 @output_option(text="id writes the workers' ids.")
 @pass_client
 def status(client: Client, /, watch: bool, interval: float, output_format: OutputFormat) -> None:
-    """Show lanes, workers and queues."""
+    """Show lanes, workers, queues, and the batches that are worked on."""
     if not watch:
         echo_cluster(client.cluster_status(), output_format)
     elif output_format == "table" and is_terminal(sys.stdout):
@@ -86,7 +91,16 @@ def cluster_lines(cluster: dict[str, Any]) -> list[str]:
     else:
         lines.append("No worker. Start some with: ttsctl up")
     queues = sorted(cluster.get("queues", {}).items())
-    return [*lines, "", *table_lines(("QUEUE", "WAITING"), queues)]
+    lines += ["", *table_lines(("QUEUE", "WAITING"), queues)]
+    if batches := cluster.get("batches"):
+        rows = [[_batch_value(batch, key) for _, key in _BATCH_COLUMNS] for batch in batches]
+        lines += ["", *table_lines([title for title, _ in _BATCH_COLUMNS], rows)]
+    return lines
+
+
+def _batch_value(batch: dict[str, Any], key: str) -> Any:
+    value = batch.get(key)
+    return ", ".join(value or ()) if key == "waits_for" else value
 
 
 def _worker_value(worker: dict[str, Any], key: str) -> Any:

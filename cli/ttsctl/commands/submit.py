@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -44,6 +44,18 @@ if TYPE_CHECKING:
     help="The batch's id. With the same file it re-attaches. [default: file name and content hash]",
 )
 @click.option("--output", metavar="PREFIX", help="Where the artifacts go. [default: the id]")
+@click.option(
+    "--priority",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Its share of the work: a batch of 2 gets twice as much done as one of 1.",
+)
+@click.option(
+    "--no-wait-turn",
+    is_flag=True,
+    help="Fail if another batch writes to the same output. [default: wait for one's turn]",
+)
 @click.option("--strict", is_flag=True, help="Refuse the whole file if one line is bad.")
 @click.option("--dry-run", is_flag=True, help="Only check the file; needs no cluster.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the batch is accepted.")
@@ -58,6 +70,8 @@ def submit(
     file: Path,
     batch_id: str | None,
     output: str | None,
+    priority: float,
+    no_wait_turn: bool,
     strict: bool,
     dry_run: bool,
     no_wait: bool,
@@ -70,7 +84,7 @@ def submit(
     command, or `ttsctl batch watch ID`, looks at it again.
 
     Exit code: 0 all succeeded, 3 some failed or were rejected, 1 none succeeded, 7 the wait
-    timed out.
+    timed out, 9 the batch was cancelled.
     """
     if not file.is_file():
         raise click.BadParameter("must be a regular file: it is read twice", param_hint=f"'{file}'")
@@ -78,7 +92,8 @@ def submit(
     if dry_run:
         ctx.exit(check_file(file, reporter, strict=strict, output_format=output_format))
     client = current_client()
-    status = accept(client, file, reporter, batch_id=batch_id, output=output, strict=strict)
+    options = {"output": output, "priority": priority, "wait_for_output": not no_wait_turn}
+    status = accept(client, file, reporter, id=batch_id, strict=strict, **options)
     if status is None:
         ctx.exit(ExitCode.INTERRUPTED)
     tell_bad_lines(client, status, reporter)
@@ -94,12 +109,12 @@ def accept(
     client: Client,
     file: Path,
     reporter: Reporter,
-    *,
-    batch_id: str | None,
-    output: str | None,
-    strict: bool,
+    **options: Any,
 ) -> BatchStatus | None:
-    """Bring the file's lines into the ledger; None if Ctrl-C ended it before the last one."""
+    """Bring the file's lines in; None if Ctrl-C ended it before the last one.
+
+    ``options``: those of `Client.submit_batch`.
+    """
     accepted = 0
 
     def count(lines: int) -> None:
@@ -109,9 +124,7 @@ def accept(
 
     try:
         with reporter.accepting() as show:
-            status = client.submit_batch(
-                file, id=batch_id, output=output, strict=strict, on_progress=count
-            )
+            status = client.submit_batch(file, on_progress=count, **options)
     except KeyboardInterrupt:
         reporter.say(
             "batch.accept_interrupted",

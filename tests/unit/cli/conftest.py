@@ -28,9 +28,12 @@ class FakeStatus:
     total: int = 0
     succeeded: int = 0
     failed: int = 0
+    cancelled: int = 0
     rejected: int = 0
     report: str | None = None
     output: str = "file:///srv/artifacts/demo"
+    priority: float = 1.0
+    waits_for: tuple[str, ...] = ()
     created_at: str = "2026-11-02T10:00:00.000Z"
 
 
@@ -54,7 +57,8 @@ class FakeResult:
 class FakeCluster:
     """Plays one batch, ``demo``: each job ends when it is followed.
 
-    ``outcomes`` is one letter a line: ``s`` succeeds, ``f`` fails, ``r`` is rejected. What is in
+    ``outcomes`` is one letter a line: ``s`` succeeds, ``f`` fails, ``c`` is cancelled, ``r`` is
+    rejected. What is in
     ``trouble`` is raised by the function of that name; an item in ``interrupts`` is raised by
     ``follow`` in place of the result at that position, once.
     """
@@ -121,12 +125,15 @@ class FakeCluster:
         *,
         id: str | None = None,  # noqa: A002 - the client's word
         output: str | None = None,
+        priority: float = 1.0,
+        wait_for_output: bool = True,
         strict: bool = False,
         on_progress: Callable[[int], None] | None = None,
     ) -> FakeStatus:
         if on_progress is not None:
             on_progress(2)
-        self._called("submit_batch", {"id": id, "output": output, "strict": strict})
+        options = {"priority": priority, "wait_for_output": wait_for_output}
+        self._called("submit_batch", {"id": id, "output": output, "strict": strict, **options})
         self.accepted = True
         return self.batch_status("demo")
 
@@ -141,6 +148,7 @@ class FakeCluster:
             total=len(self.outcomes),
             succeeded=ended.count("s"),
             failed=ended.count("f"),
+            cancelled=ended.count("c"),
             rejected=self.outcomes.count("r"),
             report=self._report_uri() if done else None,
         )
@@ -157,9 +165,28 @@ class FakeCluster:
         self._called("batch_errors", batch)
         return (line for line in self._lines() if line["state"] in ("rejected", "failed"))
 
-    def batch_rejected(self, batch: str) -> list[dict[str, Any]]:
+    def batch_rejected(self, batch: str) -> Iterator[dict[str, Any]]:
         self._called("batch_rejected", batch)
-        return [line for line in self._lines() if line["state"] == "rejected"]
+        return (line for line in self._lines() if line["state"] == "rejected")
+
+    def batch_cancel(self, batch: str) -> FakeStatus:
+        self._called("batch_cancel", batch)
+        self._known(batch)
+        return replace(self.batch_status(batch), state="cancelled")
+
+    def batch_retry(self, batch: str) -> int:
+        self._called("batch_retry", batch)
+        self._known(batch)
+        return self.outcomes.count("f")
+
+    def batch_resume(self, batch: str) -> int:
+        self._called("batch_resume", batch)
+        self._known(batch)
+        return self.outcomes.count("c")
+
+    def batch_remove(self, batch: str) -> None:
+        self._called("batch_remove", batch)
+        self._known(batch)
 
     def follow(
         self, batch_or_job: str, *, after: int = 0, timeout_s: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ def accepted(cluster):
     cluster.accepted = True
 
 
-@pytest.mark.parametrize("command", ["show", "watch", "wait", "errors", "report", "fetch"])
+@pytest.mark.parametrize(
+    "command",
+    ["show", "watch", "wait", "errors", "report", "fetch", "cancel", "retry", "resume", "rm"],
+)
 def test_an_unknown_batch_is_6_with_the_way_to_find_one(ttsctl, command):
     """Each command that names a batch ends with 6 for one that is not there."""
     result = ttsctl("batch", command, "nope")
@@ -33,7 +37,8 @@ def test_ls_lists_every_batch(ttsctl):
     ]
     table = ttsctl("batch", "ls").stdout.splitlines()
     assert table[0].split() == [
-        "BATCH", "STATE", "TOTAL", "SUCCEEDED", "FAILED", "REJECTED", "CREATED_AT",
+        "BATCH", "STATE", "TOTAL", "SUCCEEDED", "FAILED", "CANCELLED", "REJECTED", "PRIORITY",
+        "CREATED_AT",
     ]  # fmt: skip
     assert table[1].split()[:3] == ["demo", "running", "3"]
 
@@ -187,3 +192,39 @@ def test_fetch_stops_at_a_file_with_other_content(ttsctl, cluster):
     """What is there and differs is a conflict (5), never overwritten."""
     cluster.trouble["fetch"] = ConflictError("demo/l1.wav exists with other content")
     assert ttsctl("batch", "fetch", "demo").exit_code == 5
+
+
+def test_cancel_shows_how_the_batch_stands(ttsctl, cluster):
+    """What was asked for, and what is known at once."""
+    shown = json.loads(ttsctl("batch", "cancel", "demo", "-o", "json").stdout)
+    assert shown["state"] == "cancelled"
+    assert ("batch_cancel", "demo") in cluster.calls
+
+
+@pytest.mark.parametrize(("command", "outcomes"), [("retry", "sffr"), ("resume", "sccr")])
+def test_lines_are_tried_again_and_counted(ttsctl, cluster, command, outcomes):
+    """How many, and how to look; or that there are none."""
+    cluster.outcomes = outcomes
+    result = ttsctl("batch", command, "demo")
+    assert result.exit_code == 0
+    assert "2 " in result.stderr
+    assert "ttsctl batch watch demo" in result.stderr
+    cluster.outcomes = "ss"
+    assert "No " in ttsctl("batch", command, "demo").stderr
+
+
+def test_rm_forgets_a_batch(ttsctl, cluster):
+    """With a word on stderr, and nothing on stdout."""
+    result = ttsctl("batch", "rm", "demo")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert ("batch_remove", "demo") in cluster.calls
+
+
+def test_a_cancelled_batch_is_9_and_its_lines_are_no_failures(ttsctl, cluster):
+    """They are neither told one by one nor counted as failed."""
+    cluster.outcomes = "sccf"
+    real = cluster.batch_status
+    cluster.batch_status = lambda batch: replace(real(batch), state="cancelled")
+    result = ttsctl("batch", "watch", "demo")
+    assert result.exit_code == 9
+    assert result.stderr.count('"job.failed"') == 1

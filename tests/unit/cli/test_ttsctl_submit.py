@@ -51,9 +51,20 @@ def test_a_pipe_is_refused_as_a_batch_file(ttsctl):
 
 
 def test_options_reach_the_client(ttsctl, cluster, batch_file):
-    """--id, --output and --strict are the client's own arguments."""
-    ttsctl("submit", str(batch_file), "--id", "mine", "--output", "news", "--strict")
-    assert ("submit_batch", {"id": "mine", "output": "news", "strict": True}) in cluster.calls
+    """Each option is the client's own argument."""
+    options = ["--id", "mine", "--output", "news", "--strict", "--priority", "2.5"]
+    ttsctl("submit", str(batch_file), *options, "--no-wait-turn")
+    given = {"id": "mine", "output": "news", "strict": True}
+    given |= {"priority": 2.5, "wait_for_output": False}
+    assert ("submit_batch", given) in cluster.calls
+
+
+@pytest.mark.parametrize("priority", ["0", "-1", "much"])
+def test_a_priority_is_positive(ttsctl, batch_file, priority):
+    """A wrong one is told before anything is asked."""
+    result = ttsctl("submit", str(batch_file), "--priority", priority)
+    assert result.exit_code == 2
+    assert "priority" in result.stderr
 
 
 def test_json_is_the_promised_object_alone_on_stdout(ttsctl, cluster, batch_file):
@@ -66,7 +77,10 @@ def test_json_is_the_promised_object_alone_on_stdout(ttsctl, cluster, batch_file
         "total": 3,
         "succeeded": 1,
         "failed": 1,
+        "cancelled": 0,
         "rejected": 1,
+        "priority": 1.0,
+        "waits_for": [],
         "output": "file:///srv/artifacts/demo",
         "report": "file:///srv/artifacts/demo/report.jsonl",
         "created_at": "2026-11-02T10:00:00.000Z",

@@ -2,16 +2,14 @@
 -- Rule 1: an online job is given only to the holder of the lane's lease under this very epoch.
 -- KEYS[1] job; KEYS[2] lease, KEYS[3] load of the lane that is named like the job's tag (same slot)
 -- ARGV[1] worker, ARGV[2] max_attempts, ARGV[3] "epoch:holder" the worker believes in, or "",
--- ARGV[4] nonce of this claim: asked again after a lost reply, it gets the same answer,
--- ARGV[5] for so long, in ms, a line over which this worker failed is left to others (0: there
--- are none). Not an online job: no other worker may have it.
+-- ARGV[4] nonce of this claim: asked again after a lost reply, it gets the same answer
 -- returns {"claimed", attempt, request, meta, accepted_ms} | {"held", worker} |
 --         {"ended", state, result} | {"missing"} | {"not_leader", lease} | {"exhausted", strikes} |
---         {"elsewhere", ms that are left to the others} | {"expired", ms since its deadline}
+--         {"expired", ms since its deadline}
 local job = redis.call('HMGET', KEYS[1], 'state', 'worker', 'result', 'request', 'meta',
                        'accepted_ms', 'strikes', 'lane', 'nonce', 'attempt',
-                       'struck_by', 'released_ms', 'struck_workers', 'pardons',
-                       'deadline_ms', 'chars', 'counted', 'claimed_ms')
+                       'struck_workers', 'pardons', 'deadline_ms', 'chars', 'counted',
+                       'claimed_ms')
 local state = job[1]
 if not state then
   return {'missing'}
@@ -36,45 +34,36 @@ if state == 'running' then
 end
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
-if job[15] and now_ms > tonumber(job[15]) then
-  return {'expired', now_ms - job[15]}
+if job[13] and now_ms > tonumber(job[13]) then
+  return {'expired', now_ms - job[13]}
 end
-local struck_by, released_ms = job[11] or '', tonumber(job[12] or '0')
 -- The same worker anew: its earlier attempt died with its child process.
 local strikes = tonumber(job[7] or '0')
 if state == 'running' then
-  local names = (strikes > 0 or tonumber(job[14] or '0') > 0) and job[13] or ''
+  local names = (strikes > 0 or tonumber(job[12] or '0') > 0) and job[11] or ''
   if not ('\n' .. names .. '\n'):find('\n' .. ARGV[1] .. '\n', 1, true) then
     names = names == '' and ARGV[1] or names .. '\n' .. ARGV[1]
   end
   strikes = redis.call('HINCRBY', KEYS[1], 'strikes', 1)
-  struck_by, released_ms = ARGV[1], now_ms
-  redis.call('HSET', KEYS[1], 'struck_by', struck_by, 'released_ms', released_ms,
-             'struck_workers', names)
+  redis.call('HSET', KEYS[1], 'struck_by', ARGV[1], 'released_ms', now_ms, 'struck_workers', names)
 end
 if strikes >= tonumber(ARGV[2]) then
   return {'exhausted', strikes}
 end
-local age_ms = now_ms - released_ms
--- a clock that was set back must not keep it from this worker for longer
-if not online and struck_by == ARGV[1] and age_ms >= 0 and age_ms < tonumber(ARGV[5]) then
-  redis.call('HSET', KEYS[1], 'state', 'accepted', 'worker', '')
-  return {'elsewhere', tonumber(ARGV[5]) - age_ms}
-end
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1], 'lease', ARGV[3],
            'nonce', ARGV[4], 'claimed_ms', now_ms)
-if online and job[16] then
+if online and job[14] then
   if state == 'running' then
-    redis.call('HINCRBY', KEYS[3], 'running_since_ms', now_ms - job[18])
+    redis.call('HINCRBY', KEYS[3], 'running_since_ms', now_ms - job[16])
   else
-    if job[17] then
+    if job[15] then
       redis.call('HINCRBY', KEYS[3], 'waiting_jobs', -1)
-      redis.call('HINCRBY', KEYS[3], 'waiting_chars', -job[16])
+      redis.call('HINCRBY', KEYS[3], 'waiting_chars', -job[14])
     end
     redis.call('HSET', KEYS[1], 'counted', 1)
     redis.call('HINCRBY', KEYS[3], 'running_jobs', 1)
-    redis.call('HINCRBY', KEYS[3], 'running_chars', job[16])
+    redis.call('HINCRBY', KEYS[3], 'running_chars', job[14])
     redis.call('HINCRBY', KEYS[3], 'running_since_ms', now_ms)
   end
 end

@@ -1,9 +1,8 @@
 -- End a job. Rule 3: only the newest attempt counts.
--- KEYS[1] job; KEYS[2] load of the lane that is named like the job's tag;
--- KEYS[3] batch and KEYS[4] its done list, or absent for an online job (all in the same slot)
+-- KEYS[1] job; KEYS[2] load of the lane that is named like the job's tag (same slot)
 -- ARGV[1] attempt ("*": whatever the attempt, if nobody runs it), ARGV[2] worker,
--- ARGV[3] succeeded | failed, ARGV[4] result as JSON, ARGV[5] line, ARGV[6] retention_s
--- returns {"ok", jobs of the batch still open (-1: unknown yet or no batch)} | {"stale", state}
+-- ARGV[3] succeeded | failed, ARGV[4] result as JSON, ARGV[5] retention_s
+-- returns 1, or 0 if the attempt is stale
 local job = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'worker', 'result', 'counted',
                        'chars', 'claimed_ms')
 local mine = job[1] == 'running' and job[2] == ARGV[1] and job[3] == ARGV[2]
@@ -14,7 +13,7 @@ end
 local repeated = job[1] == ARGV[3] and job[4] == ARGV[4]
                  and (ARGV[1] == '*' or (job[2] == ARGV[1] and job[3] == ARGV[2]))
 if not mine and not repeated then
-  return {'stale', job[1] or 'missing'}
+  return 0
 end
 
 -- Note how long a job took, claim to finish. The newest counts for a tenth, and no single one for
@@ -36,12 +35,7 @@ if mine then
   local now = redis.call('TIME')
   local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
   redis.call('HSET', KEYS[1], 'state', ARGV[3], 'result', ARGV[4], 'finished_ms', now_ms)
-  if KEYS[3] then
-    redis.call('HINCRBY', KEYS[3], ARGV[3], 1)
-    redis.call('RPUSH', KEYS[4], ARGV[5])
-  else
-    redis.call('EXPIRE', KEYS[1], ARGV[6])
-  end
+  redis.call('EXPIRE', KEYS[1], ARGV[5])
   if job[5] and job[1] == 'accepted' then
     redis.call('HINCRBY', KEYS[2], 'waiting_jobs', -1)
     redis.call('HINCRBY', KEYS[2], 'waiting_chars', -job[6])
@@ -54,11 +48,4 @@ if mine then
     end
   end
 end
-if not KEYS[3] then
-  return {'ok', -1}
-end
-local batch = redis.call('HMGET', KEYS[3], 'sealed', 'accepted', 'succeeded', 'failed')
-if batch[1] ~= '1' then
-  return {'ok', -1}
-end
-return {'ok', tonumber(batch[2]) - tonumber(batch[3] or '0') - tonumber(batch[4] or '0')}
+return 1

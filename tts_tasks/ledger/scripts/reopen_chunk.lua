@@ -1,5 +1,5 @@
 -- Bring ended lines of a flushed chunk back into the window, to be tried again.
--- KEYS[1] batch; KEYS[2] ready; KEYS[3] chunks; KEYS[4] done
+-- KEYS[1] batch; KEYS[2] ready; KEYS[3] chunks; KEYS[4] done; KEYS[5] who writes its report
 -- ARGV[1] chunk, ARGV[2] how many of the lines had ended as cancelled (the others as failed),
 -- then the entries "line:chars:chunk"
 -- returns 1, or 0 if the chunk is in the window or was never fed, the batch has not so many lines
@@ -15,6 +15,7 @@ end
 redis.call('PERSIST', KEYS[1])
 redis.call('PERSIST', KEYS[4])
 redis.call('HDEL', KEYS[1], 'cancelled_ms', 'report')
+redis.call('DEL', KEYS[5])
 redis.call('HINCRBY', KEYS[1], 'failed', -failed)
 redis.call('HINCRBY', KEYS[1], 'cancelled', -cancelled)
 redis.call('HINCRBY', KEYS[1], 'flushed', -1)
