@@ -60,6 +60,8 @@ class LocalStorage:
     """
 
     def __init__(self, root: Path) -> None:
+        #: entries of folders that are on the disk: device, number of the parent, its own
+        self._lasting: set[tuple[int, int, int]] = set()
         if not root.is_absolute():
             raise StorageError(f"storage root {root} is not an absolute path")
         try:
@@ -225,12 +227,29 @@ class LocalStorage:
             raise StorageError(f"storage root {self.root} has vanished; is it mounted?") from error
         try:
             for folder in folders:
-                child = _open_folder(fd, folder, create=create, durable=durable)
-                os.close(fd)
-                fd = child
+                child = _open_folder(fd, folder, create=create)
+                try:
+                    if create and durable:
+                        self._make_last(fd, child, removable=name.startswith(REMOVABLE_FOLDERS))
+                finally:
+                    os.close(fd)
+                    fd = child
             yield fd, leaf
         finally:
             os.close(fd)
+
+    def _make_last(self, parent: int, child: int, *, removable: bool) -> None:
+        """Sync the entry of a folder, once: not only by who made it, who may die before that.
+
+        Of folders that are removed nothing is remembered: a new one may have the same number.
+        """
+        above, below = os.fstat(parent), os.fstat(child)
+        entry = (below.st_dev, above.st_ino, below.st_ino)
+        if entry in self._lasting:
+            return
+        os.fsync(parent)
+        if not removable:
+            self._lasting.add(entry)
 
     @contextmanager
     def _temporary(self, pieces: Iterable[bytes]) -> Iterator[tuple[int, str]]:
@@ -286,15 +305,15 @@ def _link_if_absent(temp_folder: int, temp: str, folder: int, leaf: str) -> bool
     return True
 
 
-def _open_folder(parent: int, folder: str, *, create: bool, durable: bool) -> int:
+def _open_folder(parent: int, folder: str, *, create: bool) -> int:
     try:
-        fd = os.open(folder, _OPEN_FOLDER, dir_fd=parent)
+        return os.open(folder, _OPEN_FOLDER, dir_fd=parent)
     except FileNotFoundError:
         if not create:
             raise
         with suppress(FileExistsError):
             os.mkdir(folder, dir_fd=parent)
-        fd = os.open(folder, _OPEN_FOLDER, dir_fd=parent)
+        return os.open(folder, _OPEN_FOLDER, dir_fd=parent)
     except NotADirectoryError:
         found = _lstat(parent, folder)
         if found is not None and stat.S_ISLNK(found.st_mode):
@@ -305,10 +324,6 @@ def _open_folder(parent: int, folder: str, *, create: bool, durable: bool) -> in
             raise
         # Below a file there is nothing, as in S3.
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder) from None
-    if create and durable:
-        # Not only by who made it: its maker may die before it gets here.
-        os.fsync(parent)
-    return fd
 
 
 def _make_folders(root: Path) -> None:

@@ -286,6 +286,11 @@ class Pipeline:
             self._chores.pop(batch or "", None)
             return batch
 
+    def rest(self, for_s: float) -> None:
+        """Wait a while, unless the pipeline is closed, or nobody can go on before it is settled."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or not self._in_hand, for_s)
+
     def settled(self) -> None:
         """Say that it is done with the batch it got last."""
         with self._changed:

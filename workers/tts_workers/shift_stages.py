@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How long settling rests in between, in seconds: short lines end by the hundred.
+_SETTLE_EVERY_S: Final = 0.05
 #: Chunks of manifests that are kept in memory: a run lies in one or two.
 _CHUNKS_KEPT: Final = 4
 
@@ -382,6 +384,7 @@ class Settling:
                 logger.warning("batch %s is not settled yet: %s", batch, error)
             finally:
                 self._pipeline.settled()
+            self._pipeline.rest(_SETTLE_EVERY_S)
 
 
 def in_thread(stage: Stage, pipeline: Pipeline) -> threading.Thread:
