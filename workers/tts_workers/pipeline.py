@@ -113,7 +113,11 @@ class Pipeline:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        # One for each stage that waits: a line that moves on wakes the next stage, not all of them.
+        self._room, self._speaker, self._storers, self._ender, self._settler, self._idle = (
+            self._conditions
+        ) = tuple(threading.Condition(self._lock) for _ in range(6))
         self._prepared: deque[Line] = deque()
         self._spoken: deque[Line] = deque()
         self._outcomes: deque[Outcome] = deque()
@@ -138,13 +142,13 @@ class Pipeline:
         """
         limits = self.limits
         room = limits.lines_ahead - limits.run_lines
-        with self._changed:
+        with self._lock:
             while not self.stopped:
                 early_s = sum(line.left_s() for line in self._in_hand) - limits.ahead_s
                 if self._ahead <= room and early_s <= 0:
                     return self._news
                 # by then, if the engine is as fast as expected; a change is told
-                self._changed.wait(early_s if 0 < early_s < math.inf else None)
+                self._room.wait(early_s if 0 < early_s < math.inf else None)
             return None
 
     def nothing_taken(self, news: int) -> bool:
@@ -152,18 +156,18 @@ class Pipeline:
 
         Otherwise something has happened meanwhile, or what is in hand has first been waited for.
         """
-        with self._changed:
+        with self._lock:
             idle = not self._in_hand and not self._chores_open
             if news == self._news and idle:
                 self._nothing_left = True
-                self._changed.notify_all()
+                self._speaker.notify_all()
                 return False
-            self._changed.wait_for(lambda: self.stopped or self._news != news)
+            self._room.wait_for(lambda: self.stopped or self._news != news)
             return not self.stopped
 
     def take_in(self, run: Run, worker: str) -> list[Line]:
         """Take a run in hand."""
-        with self._changed:
+        with self._lock:
             self._runs += 1
             lines = [Line(run.batch, job, self._runs, _claim(run, job, worker)) for job in run.jobs]
             self._in_hand.update(lines)
@@ -172,9 +176,9 @@ class Pipeline:
 
     def prepared(self, line: Line) -> None:
         """Hand a line on to be spoken."""
-        with self._changed:
+        with self._lock:
             self._prepared.append(line)
-            self._changed.notify_all()
+            self._speaker.notify_all()
 
     # -- speaking -----------------------------------------------------------------------------
 
@@ -186,14 +190,14 @@ class Pipeline:
         while True:
             if is_over():
                 self.stop()
-            with self._changed:
+            with self._lock:
                 if self.stopped or (self._nothing_left and not self._prepared):
                     return None
                 if self._prepared and self._has_room():
                     line = self._prepared.popleft()
                     line.stage, line.began_s = Stage.SPEAKING, time.monotonic()
                     return line
-                self._changed.wait(_ASK_EVERY_S)
+                self._speaker.wait(_ASK_EVERY_S)
 
     def _has_room(self) -> bool:
         limits = self.limits
@@ -201,39 +205,41 @@ class Pipeline:
 
     def spoken(self, line: Line, size_bytes: int) -> None:
         """Hand a line on to be stored."""
-        with self._changed:
+        with self._lock:
             line.stage, line.size_bytes = Stage.STORING, size_bytes
             self._ahead -= 1
             self._storing += 1
             self._storing_bytes += size_bytes
             self._spoken.append(line)
-            self._changed.notify_all()
+            self._storers.notify()
+            self._room.notify_all()
 
     # -- storing and ending -------------------------------------------------------------------
 
     def next_to_store(self) -> Line | None:
         """Wait for a line that is to be stored; None: there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or self._spoken)
+        with self._lock:
+            self._storers.wait_for(lambda: self.closed or self._spoken)
             return None if self.closed else self._spoken.popleft()
 
     def ended(self, outcome: Outcome) -> None:
         """Hand on what came of a line, from whatever stage."""
-        with self._changed:
+        with self._lock:
             line = outcome.line
             if line not in self._in_hand:
                 return  # given back meanwhile
             if line.stage is not Stage.STORING:
                 self._ahead -= 1
                 self._storing += 1
+                self._room.notify_all()
             line.stage = Stage.STORING
             self._outcomes.append(outcome)
-            self._changed.notify_all()
+            self._ender.notify_all()
 
     def outcomes(self) -> list[Outcome]:
         """Wait for outcomes and return all there are; none: there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or self._outcomes)
+        with self._lock:
+            self._ender.wait_for(lambda: self.closed or self._outcomes)
             found = [] if self.closed else list(self._outcomes)
             self._outcomes.clear()
             return found
@@ -241,7 +247,7 @@ class Pipeline:
     def let_go(self, line: Line) -> None:
         """Have a line in hand no more: it has ended, was given back, or is somebody else's."""
         line.close()
-        with self._changed:
+        with self._lock:
             if line not in self._in_hand:
                 return
             self._in_hand.remove(line)
@@ -251,16 +257,19 @@ class Pipeline:
             else:
                 self._ahead -= 1
             self._news += 1
-            self._changed.notify_all()
+            self._room.notify_all()
+            self._speaker.notify_all()
+            if not self._in_hand:
+                self._idle.notify_all()
 
     def cancelled(self, batch: str, run: int) -> None:
         """Note that a batch is cancelled: what came up to this run need not be spoken."""
-        with self._changed:
+        with self._lock:
             self._cancelled[batch] = run
 
     def is_cancelled(self, line: Line) -> bool:
         """Whether a line's batch was cancelled after it was taken."""
-        with self._changed:
+        with self._lock:
             return line.run <= self._cancelled.get(line.batch, 0)
 
     @property
@@ -272,45 +281,45 @@ class Pipeline:
 
     def to_settle(self, batch: str) -> None:
         """Note that chunks of a batch may have to be flushed and fed."""
-        with self._changed:
+        with self._lock:
             if batch not in self._chores:
                 self._chores[batch] = None
                 self._chores_open += 1
-                self._changed.notify_all()
+                self._settler.notify_all()
 
     def next_to_settle(self) -> str | None:
         """Wait for a batch to settle; None: there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or self._chores)
+        with self._lock:
+            self._settler.wait_for(lambda: self.closed or self._chores)
             batch = next(iter(self._chores), None)
             self._chores.pop(batch or "", None)
             return batch
 
     def rest(self, for_s: float) -> None:
         """Wait a while, unless the pipeline is closed, or nobody can go on before it is settled."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or not self._in_hand, for_s)
+        with self._lock:
+            self._idle.wait_for(lambda: self.closed or not self._in_hand, for_s)
 
     def settled(self) -> None:
         """Say that it is done with the batch it got last."""
-        with self._changed:
+        with self._lock:
             self._chores_open -= 1
             self._news += 1
-            self._changed.notify_all()
+            self._room.notify_all()
 
     # -- the end ------------------------------------------------------------------------------
 
     def stop(self, fault: BaseException | None = None) -> None:
         """Stop what comes before storing; ``fault``: why, if that is no ordinary end."""
-        with self._changed:
+        with self._lock:
             if not self.closed:
                 self.fault = self.fault or fault
             self.stopped = True
-            self._changed.notify_all()
+            self._wake_all()
 
     def drop_unspoken(self) -> list[Line]:
         """Return the lines that were taken and not spoken, and have them in hand no more."""
-        with self._changed:
+        with self._lock:
             self._prepared.clear()
             lines = [line for line in self._in_hand if line.stage is not Stage.STORING]
         for line in lines:
@@ -319,10 +328,14 @@ class Pipeline:
 
     def drain(self, timeout_s: float) -> None:
         """Wait until what is spoken has ended; then stop the rest."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._in_hand or self.fault, timeout_s)
+        with self._lock:
+            self._idle.wait_for(lambda: not self._in_hand or self.fault, timeout_s)
             self.stopped = self.closed = True
-            self._changed.notify_all()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        for condition in self._conditions:
+            condition.notify_all()
 
 
 def _claim(run: Run, job: TakenJob, worker: str) -> Claim:
