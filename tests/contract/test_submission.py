@@ -359,6 +359,8 @@ def test_a_cancelled_batch_ends_and_is_resumed(worker: Worker) -> None:
     assert states("b1")[:12] == ["succeeded"] * 10 + ["accepted"] * 2
     assert sorted(worker.work()) == list(range(11, 2 * CHUNK_LINES + 1))
     assert states("b1") == ["succeeded"] * 2 * CHUNK_LINES
+    followed = [result.line for result in client.follow("b1", timeout_s=5)]
+    assert sorted(followed) == list(range(1, 2 * CHUNK_LINES + 1))  # each once
     assert client.batch_resume("b1") == 0
 
 

@@ -1279,8 +1279,8 @@ MUTANTS = (
         "late-follower-hears-twice",
         "batch",
         "tts_tasks/batches/outcomes.py",
-        'if outcome["state"] in ENDINGS and not self._was_told(line):',
-        'if outcome["state"] in ENDINGS:',
+        'if outcome["state"] not in ENDINGS or self._was_told(line):',
+        'if outcome["state"] not in ENDINGS:',
         SUBMISSION,
     ),
     Mutant(

@@ -126,7 +126,7 @@ class Following:
         self._batch_id = batch_id
         self._outcomes = Outcomes(book, storage, batch_id)
         self._after = after
-        self._told: bytearray | None = None  #: a bit a line, where the report had to be read
+        self._told = bytearray()  #: a bit a line that has succeeded, or was read in the report
 
     def news(self, batch: BatchRecord) -> Iterator[tuple[ReportLine, int]]:
         """Yield what has ended since the last call, and the ``after`` that resumes behind it."""
@@ -137,9 +137,12 @@ class Following:
             told = self._outcomes.of_lines(batch, [line for _, line in found])
             for (position, line), outcome in zip(found, told, strict=True):
                 self._after = position + 1
-                # one that is tried again ends once more
-                if outcome["state"] in ENDINGS and not self._was_told(line):
-                    yield outcome, self._after
+                # one that is tried again ends once more, and stands in the list twice
+                if outcome["state"] not in ENDINGS or self._was_told(line):
+                    continue
+                if outcome["state"] == "succeeded":
+                    self._tell(line)
+                yield outcome, self._after
 
     def _catch_up(self, batch: BatchRecord) -> Iterator[tuple[ReportLine, int]]:
         """Yield all that has ended, out of the report: more has than Redis remembers."""
@@ -151,10 +154,9 @@ class Following:
         self._after = newest[-1][0] + 1
 
     def _tell(self, line: int) -> None:
-        self._told = self._told if self._told is not None else bytearray()
         self._told.extend(bytes(max(0, line // 8 + 1 - len(self._told))))
         self._told[line // 8] |= 1 << line % 8
 
     def _was_told(self, line: int) -> bool:
         told = self._told
-        return told is not None and line // 8 < len(told) and bool(told[line // 8] >> line % 8 & 1)
+        return line // 8 < len(told) and bool(told[line // 8] >> line % 8 & 1)
