@@ -245,3 +245,31 @@ def test_a_storage_that_refuses_leaves_the_chunk_in_the_window(world: World) -> 
     assert world.books.book.to_flush(BATCH) == [1, 2, 3, 4]
     full = False
     assert window.settle(BATCH)
+
+
+def test_who_comes_late_with_a_chunk_that_is_tried_again_writes_nothing(world: World) -> None:
+    """It was flushed meanwhile, and lines of it wait anew: these were not cancelled."""
+    world.submit(LINES)
+    end_all(world, "failed")
+    book, parts = world.books.book, ReportParts(world.storage, BATCH)
+    was_late: list[bool] = []
+
+    class Late:
+        def results(self, *args: Any) -> Any:
+            if not was_late:
+                was_late.append(True)
+                world.window().flush(BATCH)
+                again = [{**line, "state": "accepted"} for line in parts.read(1) or []]
+                parts.write(1, again)
+                assert book.reopen(BATCH, 1, [(1, 2), (2, 2)])
+            return book.results(*args)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(book, name)
+
+    window = world.window(through=lambda it: Late() if it is book else it)
+    window.flush(BATCH)
+    assert part(world, 1) == [(1, "accepted"), (2, "accepted")]
+    end_all(world)
+    assert world.window().flush(BATCH) == 1
+    assert part(world, 1) == [(1, "succeeded"), (2, "succeeded")]

@@ -460,7 +460,7 @@ MUTANTS = (
         f"{_LEDGER}/finish.lua",
         "if mine then",
         "if true then",
-        LEDGER,
+        ADMISSION,
     ),
     Mutant(
         "finish-forgets-that-its-reply-was-lost",
