@@ -84,9 +84,6 @@ class MemoryBatchLines:
         for at, batch_id in shares:
             yield batch_id, at, not self.waits_for(batch_id)
 
-    def _store_shares(self, queue: str) -> list[tuple[float, str]]:
-        return sorted((at, batch_id) for batch_id, at in self.store.shares[queue].items())
-
     def _take_of(
         self, queue: str, batch_id: str, start: float, asked: _Asked, waiting: Sequence[str]
     ) -> Run | None:
