@@ -17,6 +17,7 @@ from tests.redis_topologies import RedisCluster
 from tests.waiting import eventually
 from tts_tasks.app import app
 from tts_tasks.celeryconfig import celery_configuration
+from tts_tasks.routing import forget_registry
 from tts_tasks.settings import get_settings
 from ttsctl.supervisor.redis_server import EmbeddedRedis
 
@@ -30,7 +31,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _directory = Path(tempfile.mkdtemp(prefix="tts-tests-"))
 _server = EmbeddedRedis(_directory / "redis", appendonly=False)
 _server.start()
-for _name in [name for name in os.environ if name.startswith("TTS_")]:
+for _name in [name for name in os.environ if name.startswith("TTS_") and "_TEST_" not in name]:
     del os.environ[_name]
 os.environ["TTS_HOME"] = str(_directory / "home")
 os.environ["TTS_REDIS_URL"] = _server.url
@@ -58,6 +59,7 @@ def redis_url() -> Iterator[str]:
     """URL of a real, empty Redis, the one that `tts_tasks` in this process uses."""
     with redis.Redis.from_url(_server.url) as client:
         client.flushall()
+    forget_registry()
     return _server.url
 
 

@@ -125,6 +125,11 @@ class World:
     knows_its_pace: bool = True  #: an engine that is so quick that whole runs are taken
     said: list[str] = field(default_factory=list)
 
+    def stores_by(self, create: Callable[[str, bytes], bool]) -> None:
+        """Have each object created by a function, also those that are created together."""
+        self.storage.create = create
+        self.storage.create_many = lambda objects: [create(*one) for one in objects]
+
     def window(
         self, *, ready_lines: int = 1000, through: Callable[[Any], Any] = lambda it: it
     ) -> Window:

@@ -10,7 +10,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import soundfile
@@ -20,9 +20,11 @@ from tts_tasks.errors import EngineError, RequestError
 from tts_tasks.formats import FORMAT_SAMPLE_RATES_HZ, AudioFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    Blocks = Iterator[NDArray[np.float32]]
 
 #: libsndfile's names of container and codec.
 _CODECS: Final[dict[AudioFormat, tuple[str, str]]] = {
@@ -63,7 +65,7 @@ def join(
     if len(parts) != len(pauses_s):
         raise EngineError(f"{len(parts)} segments but {len(pauses_s)} pauses to join them with")
     lengths = [
-        (_checked(part).size, round(pause_s * sample_rate_hz))
+        (_checked(part).size, pause_samples(pause_s, sample_rate_hz))
         for part, pause_s in zip(parts, pauses_s, strict=True)
     ]
     joined = np.zeros(sum(samples + pause for samples, pause in lengths), np.float32)
@@ -72,6 +74,11 @@ def join(
         joined[start : start + samples] = part
         start += samples + pause
     return joined
+
+
+def pause_samples(pause_s: float, sample_rate_hz: int) -> int:
+    """Return how many samples of silence a pause is."""
+    return round(pause_s * sample_rate_hz)
 
 
 def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
@@ -97,15 +104,20 @@ def encode_pcm16(
     from_hz: int,
     sample_rate_hz: int,
     format: AudioFormat,  # noqa: A002
+    shaped: Callable[[Blocks], Blocks] | None = None,
 ) -> tuple[bytes, float]:
     """Read 16-bit PCM to its end; returns a whole encoded file, and its duration in seconds.
 
     Like `encode`, but reads, resamples and encodes block by block: an hour of speech is never in
     memory as anything but the result. The result does not depend on how the source came about.
+    ``shaped`` makes what is encoded of the resampled blocks.
     """
     rate_hz = encodable_rate_hz(sample_rate_hz, format)
-    blocks = _resampled(_read_blocks(source), from_hz, rate_hz)
-    data, frames = _write(blocks, rate_hz, format)
+    if shaped is None and from_hz == rate_hz and format in _INTEGER_FORMATS:
+        data, frames = _write(_raw_blocks(source), rate_hz, format)
+    else:
+        blocks = _resampled(read_pcm16(source), from_hz, rate_hz)
+        data, frames = _write(shaped(blocks) if shaped else blocks, rate_hz, format)
     return data, frames / rate_hz
 
 
@@ -167,9 +179,15 @@ def _to_int16(block: NDArray[np.float32]) -> NDArray[np.int16]:
     return scaled.clip(-32768, 32767).astype(np.int16)
 
 
-def _read_blocks(source: IO[bytes]) -> Iterator[NDArray[np.float32]]:
+def read_pcm16(source: IO[bytes]) -> Iterator[NDArray[np.float32]]:
+    """Yield 16-bit little-endian PCM as blocks of samples, to its end."""
+    for block in _raw_blocks(source):
+        yield block.astype(np.float32) / np.float32(32768)
+
+
+def _raw_blocks(source: IO[bytes]) -> Iterator[NDArray[np.int16]]:
     while data := source.read(2 * _BLOCK_FRAMES):
-        yield np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+        yield np.frombuffer(data, "<i2")
 
 
 def _resampled(
@@ -186,11 +204,11 @@ def _resampled(
 
 
 def _write(
-    blocks: Iterator[NDArray[np.float32]],
+    blocks: Iterator[NDArray[Any]],
     rate_hz: int,
     format: AudioFormat,  # noqa: A002
 ) -> tuple[bytes, int]:
-    """Encode blocks at a rate that the format knows; returns the file and its frames."""
+    """Encode blocks, float32 or int16, at a rate that the format knows; returns file and frames."""
     container, codec = _CODECS[format]
     target = io.BytesIO()
     frames = 0
@@ -202,16 +220,18 @@ def _write(
             if format == "wav" and frames > _MAX_WAV_FRAMES:
                 hours = frames / rate_hz / 3600
                 raise EngineError(f"more than {hours:.1f} h do not fit into WAV: ask for flac")
-            file.write(_to_int16(block) if format in _INTEGER_FORMATS else block)
+            as_integers = format in _INTEGER_FORMATS and block.dtype != np.int16
+            file.write(_to_int16(block) if as_integers else block)
     if not frames:
         raise EngineError("there is no audio to encode: the engine returned no samples")
-    data = target.getbuffer()
-    return (_with_fixed_ogg_serial(data) if container == "OGG" else bytes(data)), frames
+    # not a copy: hours of sound would keep the interpreter from everything else meanwhile
+    data = target.getvalue()
+    return (_with_fixed_ogg_serial(data) if container == "OGG" else data), frames
 
 
-def _of_one_size(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def _of_one_size(blocks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
     """Cut a stream into blocks of `_BLOCK_FRAMES`: what a codec makes may depend on its bites."""
-    held: list[NDArray[np.float32]] = []
+    held: list[NDArray[Any]] = []
     size = 0
     for block in blocks:
         held.append(block)
@@ -225,7 +245,7 @@ def _of_one_size(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.f
         yield np.concatenate(held)
 
 
-def _with_fixed_ogg_serial(data: memoryview) -> bytes:
+def _with_fixed_ogg_serial(data: bytes) -> bytes:
     """Return an Ogg file with our serial number on each page, the checksums made right.
 
     The random serial number is the only difference between two encodings of the same samples; an

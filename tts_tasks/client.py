@@ -26,15 +26,31 @@ from tts_tasks.batches.standing import BatchStatus, status_of
 from tts_tasks.batches.submission import Order, Submission
 from tts_tasks.cluster import cluster_status, events
 from tts_tasks.errors import ConflictError, NotFoundError, RequestError, WaitTimeoutError
-from tts_tasks.jsonl import BatchLine, RejectedLine, file_sha256, parse_items, read_batch
+from tts_tasks.jsonl import BatchLine, Pin, RejectedLine, file_sha256, parse_items, read_batch
 from tts_tasks.ledger import BatchBook, BatchRecord, JobLedger
 from tts_tasks.ledger.batch_records import ENDINGS
+from tts_tasks.lexicons.admin import (
+    lexicon_add,
+    lexicon_export,
+    lexicon_list,
+    lexicon_read,
+    lexicon_remove,
+    lexicon_versions,
+)
 from tts_tasks.listening import AudioSegment, follow_audio, follow_audio_async
 from tts_tasks.operations import drain, switchover, undrain
-from tts_tasks.routing import route_of
+from tts_tasks.pinning import pin_online
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import LocalStorage, open_storage
-from tts_tasks.tasks import synthesize
+from tts_tasks.tasks import route_for, synthesize
+from tts_tasks.voices.files import ReferenceFiles
+from tts_tasks.voices.operations import (
+    upload_reference,
+    voice_add,
+    voice_list,
+    voice_remove,
+    voice_versions,
+)
 
 if TYPE_CHECKING:
     from tts_tasks.requests import SpeechRequest
@@ -60,12 +76,23 @@ __all__ = [
     "follow_audio",
     "follow_audio_async",
     "job_result",
+    "lexicon_add",
+    "lexicon_export",
+    "lexicon_list",
+    "lexicon_read",
+    "lexicon_remove",
+    "lexicon_versions",
     "read_artifact",
     "report",
     "submit_batch",
     "submit_job",
     "switchover",
     "undrain",
+    "upload_reference",
+    "voice_add",
+    "voice_list",
+    "voice_remove",
+    "voice_versions",
 ]
 
 _POLL_S = 0.1
@@ -92,9 +119,13 @@ class JobResult:
 
 
 def submit_job(request: SpeechRequest) -> str:
-    """Accept one online job and ring for it; returns its id."""
-    fields = request.model_dump(exclude_defaults=True, mode="json")
-    job_id = keys.new_job_id(route_of(get_settings()).lane_key)
+    """Accept one online job and ring for it; returns its id.
+
+    Raises `NoPoolError` where no pool can do what the request needs.
+    """
+    pinned = pin_online(request, get_settings().storage_url)
+    job_id = keys.new_job_id(route_for(pinned).lane_key)
+    fields = pinned.model_dump(exclude_defaults=True, mode="json")
     # The job is in the ledger before the broker is asked: where that is away, a worker rings.
     with suppress(OperationalError):
         synthesize.apply_async((fields.pop("text"),), fields, task_id=job_id)
@@ -109,6 +140,8 @@ def submit_batch(
     priority: float = 1.0,
     wait_for_output: bool = True,
     strict: bool = False,
+    audio_root: Path | None = None,
+    pool: str | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> BatchStatus:
     """Accept a JSONL file (or a list of requests) as a batch; work begins while it is read.
@@ -118,32 +151,46 @@ def submit_batch(
     a batch of 2 gets twice the work done that one of 1 does, while both have any. A batch whose
     output overlaps with that of an earlier one waits for its turn, or is a `ConflictError` without
     ``wait_for_output``. With ``strict`` one bad line refuses the file (`RequestError`), before
-    anything is accepted. ``on_progress`` is called with the number of lines taken in so far.
+    anything is accepted. Reference audio is looked for below ``audio_root``, by default the folder
+    of the file; a list of requests has none unless it is given. All of it is spoken in one
+    ``pool``, by default the one that can speak the most of its first lines (`NoPoolError` where
+    none can speak any); lines that this pool cannot speak are rejected. ``on_progress`` is called
+    with the number of lines taken in so far.
     """
     settings = get_settings()
-    read, fingerprint, stem = _source(source)
-    if strict:
-        _refuse_bad_lines(read())
+    read, fingerprint, stem = _source(source, audio_root)
+    root = audio_root or (Path(source).parent if isinstance(source, Path | str) else None)
+    bring = ReferenceFiles(root) if root else None
     batch_id = keys.check_batch_id(id if id is not None else f"{stem}-{fingerprint[:8]}")
     prefix = _output_prefix(output if output is not None else batch_id)
     content = hashlib.sha256(f"{fingerprint} {prefix}".encode()).hexdigest()
-    order = Order(batch_id, content, prefix, priority, wait_for_output)
-    Submission(order, settings, on_progress or (lambda _: None)).run(read)
+    order = Order(batch_id, content, prefix, priority, wait_for_output, pool or "", strict)
+    Submission(order, settings, on_progress or (lambda _: None), bring).run(read)
     return batch_status(batch_id)
 
 
-_Read = Callable[[], Iterator[BatchLine | RejectedLine]]
+_Read = Callable[[Pin | None], Iterator[BatchLine | RejectedLine]]
 
 
-def _source(source: Path | Iterable[Mapping[str, Any]]) -> tuple[_Read, str, str]:
+def _source(
+    source: Path | Iterable[Mapping[str, Any]], root: Path | None
+) -> tuple[_Read, str, str]:
     """Return how to read the lines (repeatably), a hash of the content, and a name for it."""
     if isinstance(source, Path | str):
         path = Path(source)
         stem = "".join(char if char.isalnum() and char.isascii() else "-" for char in path.stem)
-        return lambda: read_batch(path), file_sha256(path), stem.strip("-")[:60] or "batch"
+        return (
+            lambda pin: read_batch(path, audio_root=root, pin=pin),
+            file_sha256(path),
+            stem.strip("-")[:60] or "batch",
+        )
     items = [dict(item) for item in source]
     text = json.dumps(items, sort_keys=True, ensure_ascii=False, default=str)
-    return lambda: parse_items(items), hashlib.sha256(text.encode()).hexdigest(), "batch"
+    return (
+        lambda pin: parse_items(items, audio_root=root, pin=pin),
+        hashlib.sha256(text.encode()).hexdigest(),
+        "batch",
+    )
 
 
 def _output_prefix(output: str) -> str:
@@ -153,14 +200,6 @@ def _output_prefix(output: str) -> str:
         return safe_output_name(output.strip("/"))
     except ValueError as error:
         raise RequestError("output", str(error)) from None
-
-
-def _refuse_bad_lines(lines: Iterator[BatchLine | RejectedLine]) -> None:
-    bad = [line for line in lines if isinstance(line, RejectedLine)]
-    if bad:
-        shown = "; ".join(f"line {b.line}: {b.field}: {b.reason}" for b in bad[:5])
-        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise RequestError("file", f"{len(bad)} bad lines, nothing was accepted: {shown}{more}")
 
 
 # -- change ---------------------------------------------------------------------------------------
@@ -295,13 +334,14 @@ def fetch(id: str, to: Path) -> Iterator[Path]:  # noqa: A002
         for line in report(id):
             if line["state"] != "succeeded":
                 continue
-            name = str(line["name"]).removeprefix(f"{prefix}/")
-            data = storage.read(line["name"])
-            if not local.create(name, data) and local.read(name) != data:
-                raise ConflictError(
-                    f"{to / name} exists with other content; nothing was overwritten"
-                )
-            yield to / name
+            for stored in (line["name"], *line.get("subtitles", {}).values()):
+                name = str(stored).removeprefix(f"{prefix}/")
+                data = storage.read(stored)
+                if not local.create(name, data) and local.read(name) != data:
+                    raise ConflictError(
+                        f"{to / name} exists with other content; nothing was overwritten"
+                    )
+                yield to / name
     finally:
         local.tidy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from tts_tasks.batches.standing import status_of
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import BatchBook
+from tts_tasks.pools import pools_of
 from tts_tasks.redis_connection import (
     CLIENT_TIMEOUT_S,
     RedisClient,
@@ -19,14 +21,14 @@ from tts_tasks.routing import Route, route_of
 from tts_tasks.settings import get_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tts_tasks.coordination import WorkerRecord
     from tts_tasks.settings import Settings
 
 
 def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
-    """Return who is primary where, who lives, what waits, and which batches are worked on.
+    """Return who is primary where, what pools can do, who lives, what waits, and open batches.
 
     For a queue of batches, ``queues`` says how many lines are not ended; of a batch that is still
     being accepted, how many are ready.
@@ -63,7 +65,13 @@ def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
     queues |= {route.batch_queue: 0 for route in routes}
     for batch in batches:
         queues[batch["queue"]] = queues.get(batch["queue"], 0) + batch["left"]
-    return {"lanes": lanes, "workers": workers, "queues": queues, "batches": batches}
+    return {
+        "lanes": lanes,
+        "pools": _pools(records.values(), ages_s, settings),
+        "workers": workers,
+        "queues": queues,
+        "batches": batches,
+    }
 
 
 @lru_cache(maxsize=8)
@@ -82,6 +90,19 @@ def events(
         yield from log.read(follow=follow, since_s=since_s)
 
 
+def _pools(
+    records: Iterable[WorkerRecord], ages_s: dict[str, float | None], settings: Settings
+) -> list[dict[str, Any]]:
+    """Return what requests are routed by; of a pool whose workers differ, an entry a kind."""
+    beating = [(record, (ages_s[record.id] or 0) <= settings.silence_s) for record in records]
+    shown = []
+    for pool in pools_of(beating).values():
+        size: dict[str, Any] = {"pool": pool.name, "lanes": sorted(pool.lanes)}
+        size |= {"workers": pool.workers, "serving": pool.serving}
+        shown += [size | asdict(offer) for offer in pool.offers] or [size]
+    return shown
+
+
 def _worker(record: WorkerRecord, primary: str | None, age_s: float | None) -> dict[str, Any]:
     role = "primary" if record.id == primary else "draining" if record.draining else "standby"
     return {
@@ -90,13 +111,16 @@ def _worker(record: WorkerRecord, primary: str | None, age_s: float | None) -> d
         "pid": record.pid,
         "pool": record.pool,
         "lane": record.lane,
-        "role": role if record.ready else "loading",
+        "role": role if record.ready else "faulty" if record.fault else "loading",
         "ready": record.ready,
         "draining": record.draining,
         "job": record.job,
         "device": record.device,
+        "fault": record.fault,
+        "gpu": record.gpu,
         "engine": record.engine,
         "fingerprint": record.fingerprint,
+        "capabilities": record.capabilities,
         "heartbeat_age_s": age_s,
         "started_at": record.started_at,
     }

@@ -8,6 +8,7 @@
     ├── ConflictError             the id or the name is taken by something else
     ├── NotFoundError             no such job, batch, worker, artifact
     ├── UnavailableError          Redis, storage or a fitting worker cannot be reached
+    │   └── NoPoolError           no pool that is there can do what a request needs
     ├── AdmissionError            an online job is not taken now: ``estimate_s``, ``retry_after_s``
     │   ├── QueueFullError        as many wait in its lane as may wait
     │   └── DeadlineError         it would not be done by its deadline
@@ -21,6 +22,7 @@
     └── EngineError               the engine failed; another attempt may succeed
         ├── EngineLoadError       it never became ready
         ├── EngineCrashedError    its process died while speaking
+        │   └── EngineLostError   and it does not come back before it is loaded anew
         ├── EngineOutOfMemoryError
         └── UnspeakableTextError  permanent: this text holds nothing to speak
 
@@ -61,6 +63,23 @@ class NotFoundError(TTSError):
 
 class UnavailableError(TTSError):
     """Redis, the storage or a fitting worker cannot be reached now."""
+
+
+class NoPoolError(UnavailableError):
+    """No pool that is there can do what a request needs: nothing was accepted.
+
+    ``needs``: what was asked for. ``pools``: what each pool that is there lacks, in words. A pool
+    that would fit may come, or come back: only those alive are known.
+    """
+
+    def __init__(self, needs: str, pools: dict[str, str]) -> None:
+        super().__init__(needs, pools)
+        self.needs = needs
+        self.pools = pools
+
+    def __str__(self) -> str:
+        lacks = "; ".join(f"{name} {lack}" for name, lack in sorted(self.pools.items()))
+        return f"no pool fits: {self.needs} is asked for, and {lacks}. See `ttsctl status`"
 
 
 class AdmissionError(TTSError):
@@ -156,6 +175,10 @@ class EngineLoadError(EngineError):
 
 class EngineCrashedError(EngineError):
     """The engine's process died while it was speaking."""
+
+
+class EngineLostError(EngineCrashedError):
+    """The engine can do no more before it is loaded anew: a worker starts a new process for it."""
 
 
 class EngineOutOfMemoryError(EngineError):

@@ -10,6 +10,10 @@ from typing import Final, Literal, get_args
 AudioFormat = Literal["wav", "flac", "mp3", "opus", "ogg"]
 AUDIO_FORMATS: Final[tuple[str, ...]] = get_args(AudioFormat)
 
+#: Subtitle files that are made beside an artifact; ``json`` has the times of its segments.
+SubtitleFormat = Literal["srt", "vtt", "json"]
+SUBTITLE_FORMATS: Final[tuple[str, ...]] = get_args(SubtitleFormat)
+
 MEDIA_TYPES: Final[dict[str, str]] = {
     "wav": "audio/wav",
     "flac": "audio/flac",

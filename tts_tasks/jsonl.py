@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, Self
 
 from tts_tasks.dialects import DIALECTS, OURS, Dialect, recognise
 from tts_tasks.errors import RequestError
+from tts_tasks.first_lines import FirstLines
 from tts_tasks.requests import (
     SpeechRequest,
     did_you_mean,
@@ -25,6 +26,7 @@ from tts_tasks.requests import (
     safe_id,
     shown,
 )
+from tts_tasks.voices.names import pinned_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 #: written as ``\uXXXX`` are 12 MB.
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 _SKIP_CHUNK_BYTES: Final = 1024 * 1024
+
+#: Pins what a request names, see `tts_tasks.pinning`; raises `RequestError` for a bad line.
+Pin = Callable[[SpeechRequest], SpeechRequest]
 
 _BOM: Final = "\ufeff"
 _BOM_BYTES: Final = _BOM.encode()
@@ -68,35 +73,40 @@ class RejectedLine:
 
 
 def read_batch(
-    source: Path | BinaryIO, *, audio_root: Path | None = None
+    source: Path | BinaryIO, *, audio_root: Path | None = None, pin: Pin | None = None
 ) -> Iterator[BatchLine | RejectedLine]:
-    """Read a batch file line by line; memory grows only with the ids and names seen.
+    """Read a batch file line by line; memory does not grow with it.
 
     Reference audio is looked for below ``audio_root``, by default the folder of the file; with a
-    stream and no ``audio_root`` its existence is not checked. Raises `RequestError` with the
-    field ``file`` when the file cannot be opened, is no UTF-8 text, or holds no line at all.
+    stream and no ``audio_root`` its existence is not checked. ``pin`` is the last check of a
+    request, and what it returns is the line's. Raises `RequestError` with the field ``file`` when
+    the file cannot be opened, is no UTF-8 text, or holds no line at all.
     """
     if not isinstance(source, Path):
-        yield from _read_stream(source, _Batch(audio_root))
+        with _Batch(audio_root, pin) as batch:
+            yield from _read_stream(source, batch)
         return
     try:
         stream = source.open("rb")
     except OSError as error:
         raise RequestError("file", f"cannot open {source}: {error.strerror}") from error
-    with stream:
-        yield from _read_stream(stream, _Batch(audio_root or source.parent))
+    with stream, _Batch(audio_root or source.parent, pin) as batch:
+        yield from _read_stream(stream, batch)
 
 
 def parse_items(
-    items: Iterable[Mapping[str, Any]], *, audio_root: Path | None = None
+    items: Iterable[Mapping[str, Any]],
+    *,
+    audio_root: Path | None = None,
+    pin: Pin | None = None,
 ) -> Iterator[BatchLine | RejectedLine]:
     """Check requests that are Python objects already, exactly as `read_batch` checks lines.
 
     ``line`` is the item's number, from 1. An empty iterable yields nothing.
     """
-    batch = _Batch(audio_root)
-    for number, item in enumerate(items, start=1):
-        yield batch.take(number, item)
+    with _Batch(audio_root, pin) as batch:
+        for number, item in enumerate(items, start=1):
+            yield batch.take(number, item)
 
 
 def file_sha256(path: Path) -> str:
@@ -208,13 +218,21 @@ class _Batch:
     Only good lines take an id or a name, so that a bad line never makes a good one a duplicate.
     """
 
-    def __init__(self, audio_root: Path | None) -> None:
+    def __init__(self, audio_root: Path | None, pin: Pin | None = None) -> None:
         self._audio_root = audio_root
+        self._pin = pin
         self._audio_faults: dict[str, str | None] = {}
         self._dialect: Dialect | None = None
         self._dialect_line = 0
-        self._line_of_id: dict[str, int] = {}
-        self._line_of_name: dict[str, int] = {}
+        self._ids = FirstLines()
+        self._names = FirstLines()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ids.close()
+        self._names.close()
 
     def take(self, line: int, item: object) -> BatchLine | RejectedLine:
         given_id: str | None = None
@@ -224,6 +242,7 @@ class _Batch:
             given_id = _given_id(fields, dialect)
             request = _request(_translate(fields, dialect), dialect)
             self._check_audio(request, dialect)
+            request = self._pinned(request, dialect)
             job_id = self._claim(line, given_id, request, dialect)
         except RequestError as error:
             return RejectedLine(line, given_id, error.field, error.reason)
@@ -249,7 +268,7 @@ class _Batch:
 
     def _check_audio(self, request: SpeechRequest, dialect: Dialect) -> None:
         path, root = request.prompt_audio, self._audio_root
-        if path is None or root is None:
+        if path is None or root is None or pinned_sha256(path):
             return
         # A batch of a million lines names a handful of voices: look at each file once.
         if path not in self._audio_faults:
@@ -259,11 +278,19 @@ class _Batch:
         if fault := self._audio_faults[path]:
             raise RequestError(dialect.named("prompt_audio"), fault)
 
+    def _pinned(self, request: SpeechRequest, dialect: Dialect) -> SpeechRequest:
+        if self._pin is None:
+            return request
+        try:
+            return self._pin(request)
+        except RequestError as error:
+            raise RequestError(dialect.named(error.field), error.reason) from None
+
     def _claim(
         self, line: int, given_id: str | None, request: SpeechRequest, dialect: Dialect
     ) -> str:
         job_id = given_id or str(line)
-        if first := self._line_of_id.get(job_id):
+        if (first := self._ids.claim(job_id, line)) != line:
             raise RequestError(
                 dialect.named("id"),
                 f"{shown(job_id)} is already the id of line {first}"
@@ -271,14 +298,24 @@ class _Batch:
                 else f"is missing, and its default, {job_id}, is already the id of line {first}",
             )
         if request.output_name is not None:
-            name = f"{request.output_name}.{request.format}"
-            if first := self._line_of_name.get(name):
-                raise RequestError(
-                    dialect.named("output_name"), f"{shown(name)} is already made by line {first}"
-                )
-            self._line_of_name[name] = line
-        self._line_of_id[job_id] = line
+            claimed: list[str] = []
+            for kind in _files_of(request):
+                name = f"{request.output_name}.{kind}"
+                if (first := self._names.claim(name, line)) != line:
+                    self._ids.free(job_id)
+                    for mine in claimed:
+                        self._names.free(mine)
+                    raise RequestError(
+                        dialect.named("output_name"),
+                        f"{shown(name)} is already made by line {first}",
+                    )
+                claimed.append(name)
         return job_id
+
+
+def _files_of(request: SpeechRequest) -> tuple[str, ...]:
+    """Return the suffixes of the files that are made of a request."""
+    return (request.format, *request.subtitles)
 
 
 def _mapping(item: object) -> Mapping[Any, Any]:

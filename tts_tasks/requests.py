@@ -29,7 +29,9 @@ from tts_tasks.formats import (
     AUDIO_FORMATS,
     FORMAT_SAMPLE_RATES_HZ,
     SAMPLE_RATES_HZ,
+    SUBTITLE_FORMATS,
     AudioFormat,
+    SubtitleFormat,
 )
 
 if TYPE_CHECKING:
@@ -76,12 +78,15 @@ class Requirements(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    pool: str | None = None
     engine: str | None = None
-    language: str | None = None
+    language: str | None = None  #: BCP 47: ``en`` is spoken by a pool of ``en-GB``, too
     features: Annotated[tuple[str, ...], Field(strict=False, max_length=32)] = ()
     model_version: str | None = None
+    #: Hz, native: every pool serves every ``sample_rate``, by resampling
+    sample_rate_hz: Annotated[WholeNumber, Field(gt=0)] | None = None
 
-    @field_validator("engine", "language", "model_version")
+    @field_validator("pool", "engine", "language", "model_version")
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:
         return None if value is None else _plain(value, _NAME)
@@ -111,8 +116,20 @@ class SpeechRequest(BaseModel):
     requires: Requirements = Requirements()
     #: transcript of ``prompt_audio``
     prompt_text: Annotated[str, Field(max_length=MAX_PROMPT_TEXT_CHARS)] | None = None
-    prompt_audio: str | None = None  #: reference audio, a path relative to the batch file
+    #: reference audio: a path relative to the batch file, or ``sha256:`` and its hash in storage
+    prompt_audio: str | None = None
     model: str = "default"
+    #: integrated loudness of the artifact; None: as it is spoken
+    loudness_lufs: Annotated[float, Field(ge=-40, le=-5, allow_inf_nan=False)] | None = None
+    #: no sample of the artifact is louder; None: -1 where the loudness is set, else as it is
+    peak_limit_dbfs: Annotated[float, Field(ge=-30, le=0, allow_inf_nan=False)] | None = None
+    gain_db: Annotated[float, Field(ge=-40, le=40, allow_inf_nan=False)] = 0.0  #: of each segment
+    trim_silence: bool = False  #: at the ends of each segment
+    fade_ms: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0  #: of each segment
+    #: silence between sentences, and between paragraphs; None: the engine's
+    sentence_pause_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] | None = None
+    paragraph_pause_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] | None = None
+    subtitles: Annotated[tuple[SubtitleFormat, ...], Field(strict=False, max_length=3)] = ()
     stream: bool = False  #: somebody listens while it is made
     #: seconds from its acceptance within which the sound of an online job is wanted
     deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False)] | None = None
@@ -160,6 +177,21 @@ class SpeechRequest(BaseModel):
         if value is not None and value not in rates:
             known = ", ".join(map(str, rates))
             raise ValueError(f"{value} Hz is no rate of {audio_format}; it takes one of {known}")
+        return value
+
+    @field_validator("subtitles")
+    @classmethod
+    def _each_once(cls, value: tuple[SubtitleFormat, ...]) -> tuple[SubtitleFormat, ...]:
+        return tuple(sorted(set(value)))
+
+    @field_validator("stream")
+    @classmethod
+    def _a_stream_has_no_whole(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("loudness_lufs") is not None:
+            raise ValueError(
+                "has no place beside loudness_lufs, which is measured over the whole text, and a "
+                "stream is heard before there is a whole; say gain_db instead"
+            )
         return value
 
     def sound_sha256(self) -> str:
@@ -288,6 +320,16 @@ def safe_prompt_audio(value: str) -> str:
     return path
 
 
+def checked_transcript(value: str) -> str:
+    """Return the transcript of a recording as it is; raises ValueError with the reason."""
+    if len(value) > MAX_PROMPT_TEXT_CHARS:
+        raise ValueError(f"is {len(value)} characters long; at most {MAX_PROMPT_TEXT_CHARS}")
+    _check_characters(value)
+    if not _SPEAKABLE.search(value):
+        raise ValueError("holds no letter and no digit: say what is spoken in the recording")
+    return value
+
+
 def parse_request(fields: Mapping[str, Any]) -> SpeechRequest:
     """Validate one request; raises `RequestError` naming the first wrong field.
 
@@ -345,6 +387,10 @@ def _unknown_field(error: ErrorDetails) -> str:
     return f"is no field of ours{did_you_mean(str(path[-1]), model.model_fields)}"
 
 
+def _choices(error: ErrorDetails) -> tuple[str, ...]:
+    return SUBTITLE_FORMATS if error["loc"][0] == "subtitles" else AUDIO_FORMATS
+
+
 #: pydantic's error types in our words: what was wrong, and what it is instead.
 _REASONS: dict[str, Callable[[ErrorDetails], str]] = {
     "extra_forbidden": _unknown_field,
@@ -369,7 +415,7 @@ _REASONS: dict[str, Callable[[ErrorDetails], str]] = {
         f"is {len(error['input'])} characters long; at most {error['ctx']['max_length']}"
     ),
     "literal_error": lambda error: (
-        f"must be one of {', '.join(AUDIO_FORMATS)}; it is {shown(error['input'])}"
+        f"must be one of {', '.join(_choices(error))}; it is {shown(error['input'])}"
     ),
 }
 

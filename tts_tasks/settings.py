@@ -25,7 +25,9 @@ from tts_tasks.redis_url import SENTINEL_LOOKS, SINGLE_LOOKS, is_cluster, parse_
 #: Where Redis is looked for when nothing says otherwise: its own and Celery's convention.
 CONVENTIONAL_REDIS_URL = "redis://127.0.0.1:6379/0"
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+#: What pools and lanes are called.
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN.pattern}$")]
 
 
 #: Sizes of a key of Standard Webhooks, in bytes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from tts_tasks.app import app
 from tts_tasks.doorbell import TASK_NAME, WORK_TASK_NAME
 from tts_tasks.errors import ConfigurationError, JobFailedError, RequestError
 from tts_tasks.ledger import JobLedger, JobMeta, Terms
+from tts_tasks.pinning import pin_online
 from tts_tasks.requests import SpeechRequest, parse_request
-from tts_tasks.routing import route_of
+from tts_tasks.routing import Route, route_of, router_of
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import artifact_name
 
@@ -37,12 +39,15 @@ def install_runners(runner: Runner, batch_runner: BatchRunner) -> None:
     _runner, _batch_runner = runner, batch_runner
 
 
-def accept_online(request: SpeechRequest, task_id: str, *, delay_s: float = 0.0) -> int:
+def accept_online(
+    request: SpeechRequest, task_id: str, *, route: Route | None = None, delay_s: float = 0.0
+) -> int:
     """Write an online job down; returns Redis's time in ms. Accepting twice is accepting once.
 
-    Raises `AdmissionError` where its lane is full or its deadline cannot be met.
+    ``route``: where it goes; by default this process's own lane. Raises `AdmissionError` where
+    the lane is full or its deadline cannot be met.
     """
-    route = route_of(get_settings())
+    route = route or route_of(get_settings())
     job_id = keys.job_id_of_task(task_id, route.lane_key)
     meta = JobMeta(
         queue=route.online_queue,
@@ -75,24 +80,65 @@ class SynthesizeTask(Task):
         task_id: str | None = None,
         **options: Any,
     ) -> AsyncResult | EagerResult:
-        """Accept and ring.
+        """Accept and ring, where it can be served.
 
-        Raises at once `RequestError` for a request that cannot be served, and `AdmissionError` for
-        one that cannot be served now.
+        Raises at once `RequestError` for a request that cannot be served, `NoPoolError` for one
+        that no pool can serve, and `AdmissionError` for one that cannot be served now.
         """
-        route = route_of(get_settings())
-        task_id = keys.check_task_id(task_id or keys.new_job_id(route.lane_key), route.lane_key)
         if options.get("expires") is not None:
             raise RequestError("expires", "an accepted job is spoken; say `deadline_s` instead")
-        request = parse_request(request_fields(args or (), kwargs or {}))
+        kwargs = _with_uploaded_audio(kwargs or {})
+        parsed = parse_request(request_fields(args or (), kwargs))
+        request = pin_online(parsed, get_settings().storage_url)
+        route = route_for(request, task_id or "")
+        task_id = keys.check_task_id(task_id or keys.new_job_id(route.lane_key), route.lane_key)
         if request.deadline_s is not None and _delay_s(options):
             raise RequestError(
                 "deadline_s", "counts from now on; it has no place beside `countdown` and `eta`"
             )
-        rung_ms = accept_online(request, task_id, delay_s=_delay_s(options))
+        kwargs = {**kwargs, **_changes(parsed, request)}
+        rung_ms = accept_online(request, task_id, route=route, delay_s=_delay_s(options))
         options.setdefault("queue", route.online_queue)
         headers = {"rung_ms": rung_ms, **(options.pop("headers", None) or {})}
         return super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)
+
+
+def route_for(request: SpeechRequest, task_id: str = "") -> Route:
+    """Return where a pinned request goes; raises `NoPoolError` where nobody can serve it.
+
+    ``task_id``: the one that its caller has chosen. A job of that name stays where it is, so that
+    accepting twice is accepting once whoever has joined or left in between.
+    """
+    settings = get_settings()
+    router = router_of(settings)
+    if ":" in task_id:
+        return router.route(request, task_id)
+    routes = router.routes() if task_id else []
+    if len(routes) > 1:
+        ids = [keys.job_id_of_task(task_id, route.lane_key) for route in routes]
+        jobs = JobLedger(settings.redis_url).get_many(ids)
+        there = next((route for route, job in zip(routes, jobs, strict=True) if job), None)
+        if there is not None:
+            return there
+    return router.route(request)
+
+
+def _with_uploaded_audio(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bring reference audio that the caller has, or names, into storage; a message holds none."""
+    audio = kwargs.get("prompt_audio")
+    if not isinstance(audio, bytes | os.PathLike):
+        return kwargs
+    from tts_tasks.voices.operations import upload_reference
+
+    return {**kwargs, "prompt_audio": upload_reference(audio)}
+
+
+def _changes(parsed: SpeechRequest, pinned: SpeechRequest) -> dict[str, Any]:
+    """Return the fields that pinning has changed: the message carries what the ledger has."""
+    if pinned is parsed:
+        return {}
+    before, fields = parsed.model_dump(mode="json"), pinned.model_dump(mode="json")
+    return {name: value for name, value in fields.items() if value != before[name]}
 
 
 def _delay_s(options: Mapping[str, Any]) -> float:

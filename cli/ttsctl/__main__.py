@@ -25,11 +25,13 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "listen": ("ttsctl.commands.listen:listen", "Listen to a job while it is made."),
         "submit": ("ttsctl.commands.submit:submit", "Speak a JSONL file of jobs as a batch."),
         "batch": ("ttsctl.commands.batch:batch", "Look after batches."),
+        "voice": ("ttsctl.commands.voice:voice", "Look after voices."),
+        "lexicon": ("ttsctl.commands.lexicon:lexicon", "Say how phrases are pronounced."),
     },
     "Look": {
         "status": (
             "ttsctl.commands.status:status",
-            "Show lanes, workers, queues, and the batches that are worked on.",
+            "Show lanes, pools, workers, queues, and the batches that are worked on.",
         ),
         "events": ("ttsctl.commands.events:events", "Show what happened in the cluster."),
         "doctor": ("ttsctl.commands.doctor:doctor", "Check what a working cluster needs."),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tts_tasks.lexicons import Exported, Form, Lexicon, LexiconVersion
     from tts_tasks.requests import SpeechRequest
 
 P = ParamSpec("P")
@@ -129,6 +130,50 @@ class JobResult(Protocol):
         ...
 
 
+class VoiceVersion(Protocol):
+    """One version of a voice."""
+
+    @property
+    def spec(self) -> Any:
+        """Its full name; ``spec.entry`` is without the version."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """From 1."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What is said in the recording."""
+        ...
+
+    @property
+    def consent(self) -> str | None:
+        """Who agreed to its use; None where nobody has said."""
+        ...
+
+    @property
+    def created_at(self) -> str:
+        """When it was added: UTC, ISO 8601."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Content hash of recording and text."""
+        ...
+
+    @property
+    def audio_sha256(self) -> str:
+        """Content hash of the recording, normalised."""
+        ...
+
+    @property
+    def checks(self) -> dict[str, Any]:
+        """What was measured of the recording."""
+        ...
+
+
 class AudioSegment(Protocol):
     """A piece of a job's sound."""
 
@@ -170,6 +215,8 @@ class Client(Protocol):
         priority: float = 1.0,
         wait_for_output: bool = True,
         strict: bool = False,
+        audio_root: Path | None = None,
+        pool: str | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> BatchStatus:
         """Accept a file, or re-attach to the batch it already is."""
@@ -257,8 +304,50 @@ class Client(Protocol):
         """Yield what happened, oldest first."""
         ...
 
+    def voice_add(
+        self, name: str, audio: Path, /, *, text: str, consent: str | None = None
+    ) -> VoiceVersion:
+        """Make a recording the newest version of a voice."""
+        ...
+
+    def voice_list(self) -> list[Any]:
+        """Newest version of each voice and style, as `VoiceVersion`."""
+        ...
+
+    def voice_versions(self, name: str, /) -> list[Any]:
+        """Versions of a voice, newest first; raises `NotFoundError`."""
+        ...
+
+    def voice_remove(self, name: str, /, *, force: bool = False) -> list[Any]:
+        """Remove a voice; `ConflictError` while accepted work is to be spoken with it."""
+        ...
+
     def read_artifact(self, uri_or_name: str, /) -> bytes:
         """Return an artifact's bytes."""
+        ...
+
+    def lexicon_add(self, name: str, data: bytes, /, *, form: Form | None = None) -> LexiconVersion:
+        """Make a file's content the newest version of a lexicon."""
+        ...
+
+    def lexicon_list(self) -> list[LexiconVersion]:
+        """Return the newest version of each lexicon."""
+        ...
+
+    def lexicon_versions(self, name: str, /) -> list[LexiconVersion]:
+        """Return all versions of a lexicon, the oldest first."""
+        ...
+
+    def lexicon_read(self, name: str, /) -> Lexicon:
+        """Return what ``NAME`` or ``NAME@VERSION`` holds."""
+        ...
+
+    def lexicon_export(self, name: str, form: Form, /) -> Exported:
+        """Return a lexicon in a form."""
+        ...
+
+    def lexicon_remove(self, name: str, /) -> LexiconVersion:
+        """Let new jobs use a lexicon no more."""
         ...
 
 

@@ -47,6 +47,34 @@ def output_option(
     )
 
 
+def _requirements(
+    _ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` as a request's ``requires`` has it; the fields are checked there."""
+    found: dict[str, Any] = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if not equals or not value:
+            raise click.BadParameter(f"{pair!r}: write KEY=VALUE, as in language=en")
+        if key == "features":
+            found[key] = [*found.get(key, []), *value.split(",")]
+        elif key in found:
+            raise click.BadParameter(f"{key} is given twice")
+        else:
+            is_rate = key == "sample_rate_hz" and value.isascii() and value.isdecimal()
+            found[key] = int(value) if is_rate else value
+    return found
+
+
+requires_option = click.option(
+    "--requires",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_requirements,
+    help="What the pool must be able to do: language, features (A,B), engine, model_version, "
+    "sample_rate_hz, pool. Refused at once (exit code 8) where no pool can. Can be repeated.",
+)
+
 timeout_option = click.option(
     "--timeout-s",
     type=click.FloatRange(min=0, min_open=True),

@@ -21,7 +21,7 @@ from tests.chaos.checker import Verdict, check
 from tests.chaos.network import NetworkError
 from tests.chaos.recorder import Recorder
 from tests.chaos.schedule import KINDS
-from tests.chaos.world import ChaosError, World
+from tests.chaos.world import ENGINES, ChaosError, World
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -43,7 +43,13 @@ def main() -> int:
         print(f"{directory} holds a history already: choose another folder", file=sys.stderr)  # noqa: T201
         return 2
     recorder = Recorder(directory / HISTORY)
-    world = World(directory, recorder, network=arguments.network, minutes=arguments.minutes)
+    world = World(
+        directory,
+        recorder,
+        network=arguments.network,
+        minutes=arguments.minutes,
+        engine=arguments.engine,
+    )
     signal.signal(signal.SIGTERM, _interrupt)
     failed = False
     try:
@@ -104,6 +110,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=3.0, help="of load; healing comes on top")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--network", choices=("auto", "netns", "proxy"), default="auto")
+    parser.add_argument(
+        "--engine",
+        choices=sorted(ENGINES),
+        default="espeak",
+        help="what speaks; glmtts: on the double of its checkout",
+    )
     parser.add_argument("--only", action="append", metavar="FAULT", help="repeatable: these kinds")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep history and logs there")
     parser.add_argument("--check", type=Path, metavar="FILE", help="judge a kept history again")

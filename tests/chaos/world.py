@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests import glmtts_double
 from tests.chaos.network import open_network
 from tests.chaos.room import Room
 from tts_tasks.app import app
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 WORKERS = ("w1", "w2", "w3")
 #: Seconds of wall time for a second of sound: a short text takes 0.2 to 0.4 s, as on a GPU.
 PACED_COST = "0.1"
+#: What may speak, and the settings that it needs.
+ENGINES: dict[str, dict[str, str]] = {"espeak": {}, "glmtts": glmtts_double.environment()}
 HANG_MARK = "卡住"
 
 _POLL_S = 0.05
@@ -95,8 +98,17 @@ class WorkerProcess:
 class World:
     """Starts everything in ``directory`` and ends it again."""
 
-    def __init__(self, directory: Path, recorder: Recorder, *, network: str, minutes: float):
+    def __init__(
+        self,
+        directory: Path,
+        recorder: Recorder,
+        *,
+        network: str,
+        minutes: float,
+        engine: str = "espeak",
+    ):
         self.directory = directory
+        self._engine = engine
         self.recorder = recorder
         self.workers: dict[str, WorkerProcess] = {}
         self.room = Room(directory / "disk", size_bytes=int((128 + 60 * minutes) * 2**20))
@@ -138,7 +150,9 @@ class World:
         environment = {
             **os.environ,
             "TTS_REDIS_URL": self.network.url(name),
+            **ENGINES[self._engine],
             "TTS_ENGINE": "paced",
+            "TTS_PACED_INNER": self._engine,
             "TTS_PACED_COST": PACED_COST,
             "TTS_PACED_FAULTS": f"hang@text:{HANG_MARK}&once:{self.hang_marker}",
             "TTS_FIRST_STEP_S": "3",  # a hang may be the first thing that a new child does

@@ -12,6 +12,7 @@ import pytest
 from celery.exceptions import Reject
 
 from tests.shifts import Engine
+from tests.waiting import eventually
 from tts_tasks import client
 from tts_tasks.coordination.base import Lease
 from tts_tasks.errors import EngineLoadError, UnavailableError
@@ -63,6 +64,11 @@ class World:
 
     def say(self, message: dict[str, Any]) -> None:
         self.said.append(message)
+
+    note = say
+
+    def lost(self, error: Exception) -> None:
+        raise AssertionError(f"no engine is lost here: {error}")
 
     def tell(self, *, serving: bool, others: int = 0, lease: str | None = None) -> None:
         self.believed.parent_said({"serving": serving, "lease": lease, "others_ready": others})
@@ -136,7 +142,7 @@ def test_online_work_interrupts_a_shift_and_the_ring_goes_back(world: World) -> 
     def comes(text: str) -> None:
         if text == "2号":
             world.redis.lpush(ONLINE, "a call")
-            world.runner._online._ask_s = 0.0  # it is not asked too often
+            eventually(world.runner._online.waits)
 
     world.engine.meanwhile = comes
     with pytest.raises(Reject) as rejected:

@@ -394,6 +394,22 @@ def test_only_the_lease_holder_under_its_epoch_may_claim_online_work(
 # -- what nobody has heard of ----------------------------------------------------------------------
 
 
+def test_open_jobs_of_all_lanes_are_found(stores: Stores) -> None:
+    """Accepted and running ones, with what they are to be spoken with; ended ones are not."""
+    for lane, item in (("default.0", "a"), ("default.0", "b"), ("other.1", "c")):
+        meta = JobMeta(queue=f"tts.online.{lane}", name=f"{item}.wav", lane_key=lane)
+        stores.ledger.accept([(f"{lane}:{item}", REQUEST, meta)])
+    lease = stores.coordinator.acquire("default.0", "w1", 30, ALL_KNOWN)
+    for item in "ab":
+        claim = stores.ledger.claim(f"default.0:{item}", "w1", lease, max_strikes=3, nonce=item)
+        assert isinstance(claim, Claim)
+        if item == "a":
+            assert stores.ledger.finish(claim, "succeeded", {}, retention_s=60)
+    found = stores.ledger.open_jobs()
+    assert sorted(record.id for record in found) == ["default.0:b", "other.1:c"]
+    assert {record.request["text"] for record in found} == {"你好"}
+
+
 def test_a_job_whose_message_left_the_queue_unheard_is_found(stores: Stores) -> None:
     """With an empty queue, an accepted job that is older than the grace has lost its message."""
     (job_id,) = accept_lines(stores.ledger, 1)

@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject
 from tts_tasks import keys
 from tts_tasks.coordination.base import EpochFloor, Lease
 from tts_tasks.coordination.redis_store import RedisCoordinator
-from tts_tasks.errors import JobFailedError, StorageError
+from tts_tasks.errors import EngineLostError, JobFailedError, StorageError
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import Claim, JobLedger, JobMeta, LaneLoad
 from tts_tasks.requests import SpeechRequest
@@ -95,6 +95,7 @@ class World:
     engine: Engine = field(default_factory=Engine)
     said: list[dict[str, Any]] = field(default_factory=list)
     believed: BelievedLease = field(default_factory=BelievedLease)
+    lost: list[Exception] = field(default_factory=list)  #: what ends a child's process
 
     def __post_init__(self) -> None:
         self.ledger = JobLedger(self.url)
@@ -124,8 +125,8 @@ class World:
             EpochMarks(self.storage, LANE),
         )
         pace = Pace(lambda _: None, floor_s=1, factor=5, unknown_s=60)
-        host: Any = SimpleNamespace(wait=lambda _: loaded, pace=pace)
-        link: Any = SimpleNamespace(say=self.said.append, pid=CHILD)
+        host: Any = SimpleNamespace(wait=lambda _: loaded, pace=pace, lost=self.lost.append)
+        link: Any = SimpleNamespace(say=self.said.append, note=self.said.append, pid=CHILD)
         runner = JobRunner(host, self.believed, link, get_settings(), ME)
         task: Any = SimpleNamespace(request=SimpleNamespace(id=job_id))
         return runner(task, job_id, given)
@@ -362,3 +363,16 @@ def test_a_lane_learns_its_pace_from_what_is_spoken(world: World) -> None:
     load = world.ledger.load(LANE)
     assert load.char_s is not None
     assert 0 < load.char_s < 10
+
+
+def test_a_lost_engine_ends_its_process_over_its_job(world: World) -> None:
+    """The child is to end where it stands, so that its parent gives the job back."""
+
+    def gone() -> None:
+        raise EngineLostError("its server is gone")
+
+    world.engine.meanwhile = gone
+    world.believe(world.lead())
+    with pytest.raises(Reject):  # nobody ends this process
+        world.run(world.accept())
+    assert [str(error) for error in world.lost] == ["its server is gone"]

@@ -109,6 +109,7 @@ def test_the_head_is_where_the_design_says(storage: Storage) -> None:
         "pool": "default",
         "created_ms": 1_795_000_000_123,
         "priority": 2,
+        "offers": [],
     }
 
 

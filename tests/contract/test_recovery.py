@@ -24,6 +24,9 @@ from tts_tasks.ledger.batch_records import LineEnding
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
+from tts_tasks.storage import open_storage
+from tts_tasks.testing import ALL_KNOWN
+from tts_tasks.voices import ReferenceStore, pin_of
 from tts_workers.link import nonce_prefix
 from tts_workers.recovery import Recovery, unacked_keys
 
@@ -438,3 +441,21 @@ def test_a_batch_whose_workers_have_died_is_settled_by_the_others(
     book.finish(id_, OTHER, endings)
     world.recovery.settle_batches()
     assert client.batch_status(id_).report
+
+
+def test_recordings_that_no_open_job_needs_are_swept(world: World) -> None:
+    """A recording of some days ago stays while a job waits with it, and goes when it has ended."""
+    storage = open_storage(get_settings().storage_url)
+    references = ReferenceStore(storage)
+    sha256 = references.put(b"recording", "online/20200101")
+    request = SpeechRequest(text="你好", prompt_text="你好", prompt_audio=pin_of(sha256))
+    meta = JobMeta(queue="tts.online.default.0", name="a.wav", lane_key="default.0")
+    world.ledger.accept([("default.0:a", request, meta)])
+    world.recovery.sweep()
+    assert references.has(sha256)
+    lease = world.coordinator.acquire("default.0", "w", 30, ALL_KNOWN)
+    claim = world.ledger.claim("default.0:a", "w", lease, max_strikes=3, nonce="n")
+    assert isinstance(claim, Claim)
+    assert world.ledger.finish(claim, "succeeded", {}, retention_s=60)
+    world.recovery.sweep()
+    assert not references.has(sha256)

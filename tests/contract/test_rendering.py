@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import io
+import json
 import secrets
-from dataclasses import dataclass, field
+import wave
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from tts_tasks.errors import EngineError, UnavailableError
+from tts_tasks.errors import EngineError, EngineLostError, UnavailableError
 from tts_tasks.ledger import Claim, JobLedger, JobMeta, SegmentLog
+from tts_tasks.lexicons import Lexicon, LexiconStore, entry
+from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import LocalStorage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_tasks.storage.staging import STAGING_FOLDER, sweep_staging
+from tts_tasks.voices import ReferenceStore, pin_of
+from tts_workers.audio_out.finishing import with_pauses
 from tts_workers.engine_host import LoadedEngine
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
 from tts_workers.pace import Pace
 from tts_workers.rendering import OvertakenError, Rendering, Tools, YieldedError
+from tts_workers.text import Overrides
+from tts_workers.text.splitting import PARAGRAPH_PAUSE_S, SENTENCE_PAUSE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +59,8 @@ class Engine:
     def encode_voice(self, reference: Any) -> EngineVoice:
         return EngineVoice(reference)
 
-    def split(self, text: str) -> list[Segment]:
+    def split(self, text: str, lexicon: Lexicon | None = None) -> list[Segment]:
+        text = text if lexicon is None else Overrides(text, lexicon).text
         return [Segment(part, 0.0101 * len(part)) for part in text.split("|")]
 
     def speak(self, segment: Segment, _: Any, state: Any, options: Any) -> Spoken:
@@ -114,7 +124,7 @@ class World:
         """Make one attempt; returns the artifact."""
         with self.rendering(engine) as rendering:
             rendering.speak(must_yield)
-            return rendering.encode().data
+            return published(rendering)
 
     def dies_at(self, sentence: str) -> None:
         """Make an attempt that dies while it speaks a sentence."""
@@ -141,7 +151,13 @@ class World:
             rendering.prepare()
             rendering.speak()
             self.storage.remove(rendering.staged)
-            return rendering.encode().data
+            return published(rendering)
+
+
+def published(rendering: Rendering) -> bytes:
+    """Return all that is published of a job: the artifact, and its subtitles."""
+    encoded = rendering.encode()
+    return encoded.data + b"".join(encoded.subtitles.values())
 
 
 @pytest.fixture
@@ -159,6 +175,14 @@ def world(redis_url: str, tmp_path: Path) -> World:
         {"format": "flac"},
         {"format": "mp3", "sample_rate": 16000},
         {"format": "opus"},
+        {
+            "gain_db": 3.0,
+            "peak_limit_dbfs": -2.0,
+            "trim_silence": True,
+            "fade_ms": 4.0,
+            "sample_rate": 16000,
+            "subtitles": ("json", "srt", "vtt"),
+        },
     ],
 )
 def test_a_job_killed_at_every_segment_sounds_as_one_that_was_not(
@@ -171,6 +195,68 @@ def test_a_job_killed_at_every_segment_sounds_as_one_that_was_not(
         world.dies_at(sentence)
     assert world.render() == whole
     assert world.engine.spoken == [SENTENCES[-1]]
+
+
+@pytest.mark.parametrize("format", ["wav", "mp3", "ogg"])
+def test_a_job_of_a_loudness_is_the_same_however_often_it_is_killed(
+    world: World,
+    format: str,  # noqa: A002 - the field's name
+) -> None:
+    """Loudness is measured over the kept segments, whoever spoke them."""
+    fields = {"loudness_lufs": -23.0, "format": format, "subtitles": ("json",)}
+    whole = world.undisturbed(**fields)
+    assert whole != world.undisturbed(format=format, subtitles=("json",))
+    world.accept(**fields)
+    for sentence in SENTENCES[1:]:
+        world.dies_at(sentence)
+    assert world.render() == whole
+
+
+def test_subtitles_stand_at_the_samples_where_segments_sound(world: World) -> None:
+    """They come of the segments' own lengths, as they were kept, less the pauses."""
+    world.accept(subtitles=("json",))
+    world.dies_at(SENTENCES[2])
+    with world.rendering() as rendering:
+        rendering.speak()
+        encoded = rendering.encode()
+    told = json.loads(encoded.subtitles["json"])
+    with wave.open(io.BytesIO(encoded.data)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    position = 0
+    for sentence, cue in zip(SENTENCES, told["segments"], strict=True):
+        assert (cue["start_sample"], cue["spoken"]) == (position, sentence)
+        assert cue["end_sample"] == position + 801 * len(sentence)
+        pause = round(0.0101 * len(sentence) * RATE_HZ)
+        assert not samples[cue["end_sample"] :][:pause].any()
+        position = cue["end_sample"] + pause
+    assert position == samples.size
+
+
+def test_pauses_are_those_that_a_request_wants() -> None:
+    """Between sentences and between paragraphs; breaths within a sentence stay."""
+    segments = [Segment("a", PARAGRAPH_PAUSE_S), Segment("b", SENTENCE_PAUSE_S), Segment("c", 0.1)]
+
+    def pauses(**fields: Any) -> list[float]:
+        request = SpeechRequest(text="a", **fields)
+        return [one.pause_after_s for one in with_pauses(segments, request)]
+
+    assert pauses() == [PARAGRAPH_PAUSE_S, SENTENCE_PAUSE_S, 0.1]
+    assert pauses(sentence_pause_ms=0) == [PARAGRAPH_PAUSE_S, 0.0, 0.1]
+    assert pauses(paragraph_pause_ms=1500) == [1.5, SENTENCE_PAUSE_S, 0.1]
+
+
+def test_a_lexicon_that_changes_does_not_change_a_job(world: World) -> None:
+    """An attempt on another worker reads the same text the same way: the request has the pin."""
+    store = LexiconStore(world.storage)
+    pin = store.add("bank", Lexicon((entry("三三三", "text", "五"),))).pin
+    world.accept(lexicon=pin)
+    world.engine.dies_at = SENTENCES[3]
+    with pytest.raises(EngineError):
+        world.render(world.engine)
+    store.add("bank", Lexicon((entry("二二", "text", "六"),)))
+    store.remove("bank")
+    world.render(again := Engine())
+    assert world.engine.spoken + again.spoken == ["一", "二二", "五", "四四四四", "五"]
 
 
 def test_a_worker_killed_after_the_last_segment_costs_none(world: World) -> None:
@@ -311,3 +397,110 @@ def test_what_abandoned_attempts_staged_is_swept(world: World) -> None:
     assert sweep_staging(world.storage, lambda jobs: set(jobs) - {JOB}) == 2
     assert world.staged() == []
     assert sweep_staging(world.storage, set) == 0
+
+
+class Imitator(Engine):
+    """Speaks noise under the content of its voice, and notes what it has encoded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoded: list[str] = []
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), features=frozenset({"clone"}))
+
+    def encode_voice(self, reference: Any) -> EngineVoice:
+        self.encoded.append(reference.sha256)
+        return EngineVoice(reference, reference.prompt_audio[-1] / 255)
+
+    def speak(self, segment: Segment, voice: Any, state: Any, options: Any) -> Spoken:
+        spoken = super().speak(segment, voice, state, options)
+        return replace(spoken, samples=spoken.samples * np.float32(voice.payload))
+
+
+def test_a_cloned_voice_is_the_same_after_its_worker_died(world: World) -> None:
+    """It is read by its hash, encoded once a worker, and goes on in the middle of a text."""
+    sounds = []
+    for content in (b"100", b"201"):
+        sha256 = ReferenceStore(world.storage).put(content, "batch/b1")
+        fields = {"prompt_text": "a", "prompt_audio": pin_of(sha256)}
+        world.ledger = JobLedger(world.url)
+        connect(world.url).flushall()
+        world.accept(**fields)
+        first, second = Imitator(), Imitator()
+        first.dies_at = SENTENCES[2]
+        with pytest.raises(EngineError):
+            world.render(first)
+        sounds.append(world.render(second))
+        assert (len(first.encoded), first.encoded) == (1, second.encoded)
+        assert first.spoken + second.spoken == list(SENTENCES)
+    assert sounds[0] != sounds[1]
+
+
+class AheadEngine(Engine):
+    """May begin with segments ahead; notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[list[str]] = []
+
+    def expect(self, segments: Any, voice: Any, options: Any) -> None:
+        self.told.append([segment.text for segment in segments])
+
+
+def test_an_engine_is_told_what_comes_next_and_when_nothing_does(world: World) -> None:
+    """What is left of the text, each time from where it goes on; and nothing when it is left."""
+    whole = world.undisturbed()
+    world.accept()
+    engine = AheadEngine()
+    with pytest.raises(YieldedError):
+        world.render(engine, must_yield=lambda: len(engine.spoken) >= 2)
+    engine.dies_at = SENTENCES[3]
+    with pytest.raises(EngineError):
+        world.render(engine)
+    engine.dies_at = ""
+    assert world.render(engine) == whole
+    assert engine.told == [[*SENTENCES], [], [*SENTENCES[2:]], [], [*SENTENCES[3:]], []]
+
+
+def test_one_segment_is_not_announced(world: World) -> None:
+    """There is nothing to do ahead of it."""
+    world.accept()
+    world.dies_at(SENTENCES[-1])
+    engine = AheadEngine()
+    world.render(engine)
+    assert engine.spoken == [SENTENCES[-1]]
+    assert engine.told == []
+
+
+def test_the_pace_is_learned_from_how_long_a_segment_took(world: World) -> None:
+    """Not from how long it was waited for, where it was begun ahead."""
+
+    class Hasty(AheadEngine):
+        def speak(self, *args: Any) -> Spoken:
+            return replace(super().speak(*args), took_s=8.0 * len(args[0].text))
+
+    world.accept()
+    with world.rendering(Hasty()) as rendering:
+        rendering.speak()
+        assert rendering._tools.pace.expected_s("speak", 1) == pytest.approx(8.0)
+
+
+def test_whoever_minds_is_told_that_an_engine_is_lost(world: World) -> None:
+    """And of no other error."""
+
+    class Lost(Engine):
+        def speak(self, *args: Any) -> Spoken:
+            if args[0].text == SENTENCES[1]:
+                raise EngineLostError("its server is gone")
+            return super().speak(*args)
+
+    world.accept()
+    world.dies_at(SENTENCES[0])
+    told: list[str] = []
+    with world.rendering(Lost()) as rendering:
+        rendering._tools = replace(rendering._tools, on_lost=lambda error: told.append(str(error)))
+        with pytest.raises(EngineLostError):
+            rendering.speak()
+    assert told == ["its server is gone"]
+    assert world.log.checkpoint(JOB).segments_done == 1

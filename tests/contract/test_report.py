@@ -64,6 +64,7 @@ _RESULT = {
     "engine": "espeak",
     "fingerprint": "f1",
     "adopted": True,
+    "subtitles": {"srt": "b/7.srt"},
 }
 _GOOD = report_line(_record("succeeded", _RESULT))
 _FAILED = report_line(
@@ -188,6 +189,7 @@ def test_the_cells_of_the_csv(storage: Storage) -> None:
     assert good == {
         **{key: str(value) for key, value in _GOOD.items() if key != "error"},
         "adopted": "true",
+        "subtitles": '{"srt": "b/7.srt"}',
         "error_code": "",
         "error_reason": "",
     }

@@ -94,7 +94,7 @@ def test_while_a_line_is_stored_the_next_one_is_spoken(world: World) -> None:
                 overlapped.append(speaking[f"第{number + 1}"].wait(WITHIN_S))
         return bool(create(name, data))
 
-    world.storage.create = slow_create
+    world.stores_by(slow_create)
     world.engine.meanwhile = lambda text: speaking[text].set()
     world.submit(texts(6))
     world.shift().work()
@@ -134,7 +134,7 @@ def test_a_slow_store_stops_speaking_and_taking(world: World, by: str) -> None:
         held.append(len(world.books.book.held_by(BATCH, ME)))
         unstored.append(len(world.engine.spoken) - len(stored))
 
-    world.storage.create = slow_create
+    world.stores_by(slow_create)
     world.engine.meanwhile = meanwhile
     world.submit(texts(30))
     world.shift(limits=limits).work()
@@ -183,14 +183,14 @@ def test_a_store_that_hangs_does_not_hold_up_the_end_for_long(world: World) -> N
             late.append(gate.wait(WITHIN_S))
         return bool(create(name, data))
 
-    world.storage.create = hanging_create
+    world.stores_by(hanging_create)
     over = lambda: len(world.engine.spoken) >= 2  # noqa: E731 - as short as it is
     world.shift(must_stop=over, limits=Limits(end_s=0.1)).work()
     eventually(lambda: world.books.book.claimed_by(ME) == [], what="nothing is claimed any more")
     gate.set()
     eventually(lambda: len(world.artifacts()) == 2, what="both are stored, late")
     assert world.books.counts() == (0, 0, 0)
-    world.storage.create = create
+    world.stores_by(create)
     world.shift(OTHER).work()
     assert world.engine.spoken == texts(3), "what is published is adopted"
     assert world.states() == ["succeeded"] * 3

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.racing import race
 from tests.s3_server import BUCKET, use_s3
-from tts_tasks.errors import ConflictError, NotFoundError, StorageError, UnavailableError
+from tts_tasks.errors import NotFoundError, StorageError, UnavailableError
 from tts_tasks.requests import safe_output_name
 from tts_tasks.storage import (
     Ownership,
-    Published,
     Storage,
     artifact_name,
-    find_published,
     open_storage,
     publish,
 )
@@ -41,42 +37,6 @@ _MINE = Ownership("batch/1", "s1")
 _OTHER = Ownership("other/9", "s9")
 _WRITERS = 10
 _ROUNDS = 10
-
-
-def _race(calls: list[Callable[[], T]]) -> list[T]:
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], T]) -> T:
-        barrier.wait(30)
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
-
-
-def _sidecar(storage: Storage, name: str) -> dict[str, Any]:
-    folder, leaf = name.rsplit("/", 1)
-    sidecar: dict[str, Any] = json.loads(storage.read(f"{folder}/.tts/{leaf}.json"))
-    return sidecar
-
-
-def _reserve_and_die(storage: Storage, name: str, data: bytes, owner: Ownership) -> None:
-    """Leave what an attempt leaves that dies between the reservation and the artifact."""
-
-    class DiedError(Exception):
-        pass
-
-    class Dying:
-        def __getattr__(self, method: str) -> Any:
-            return getattr(storage, method)
-
-        def create(self, name: str, data: bytes) -> bool:
-            if not name.endswith(".json"):
-                raise DiedError
-            return storage.create(name, data)
-
-    with pytest.raises(DiedError):
-        publish(cast("Storage", Dying()), name, data, owner, {"attempt": 1})
 
 
 @pytest.mark.parametrize(
@@ -130,12 +90,25 @@ def test_racing_creators_have_exactly_one_winner(open_again: Callable[[], Storag
     for number in range(_ROUNDS):
         name = f"race/{number}.wav"
         data = [bytes([writer]) * 100_000 for writer in range(_WRITERS)]
-        created = _race(
+        created = race(
             [partial(one.create, name, data[place]) for place, one in enumerate(storages)]
         )
         assert created.count(True) == 1
         assert storages[0].read(name) == data[created.index(True)]
     assert len(list(storages[0].list("race"))) == _ROUNDS
+
+
+def test_several_are_created_together(storage: Storage) -> None:
+    """Each as if alone: what is there stays, and the answers are in the order of the objects."""
+    storage.create("b/old.wav", b"old")
+    objects = [("a.wav", b"1"), ("b/old.wav", b"2"), ("b/new.wav", b""), ("b/c/d.wav", b"3" * 9999)]
+    assert storage.create_many(objects) == [True, False, True, True]
+    assert [storage.read(name) for name, _ in objects] == [b"1", b"old", b"", b"3" * 9999]
+    assert storage.create_many(objects) == [False] * 4
+    assert storage.create_many([]) == []
+    assert (
+        storage.create_many([(".tts/staging/x/1", b"x"), (".tts/staging/x/2", b"x")]) == [True] * 2
+    )
 
 
 def test_an_object_is_never_seen_partial(open_again: Callable[[], Storage]) -> None:
@@ -368,6 +341,7 @@ def test_an_unsafe_name_is_refused_by_every_door(storage: Storage, name: str) ->
     """No method takes a name that could leave the root or mean something else."""
     doors: list[Callable[[], object]] = [
         lambda: storage.create(name, b"x"),
+        lambda: storage.create_many([("ok.wav", b"x"), (name, b"x")]),
         lambda: storage.read(name),
         lambda: storage.stat(name),
         lambda: storage.replace(name, b"x"),
@@ -383,162 +357,6 @@ def test_an_unsafe_name_is_refused_by_every_door(storage: Storage, name: str) ->
     for door in doors:
         with pytest.raises(StorageError, match="storage name"):
             door()
-
-
-def test_publishing_keeps_the_facts_beside_the_artifact(storage: Storage) -> None:
-    """The first finisher creates the artifact and a sidecar with job, hash, size and details."""
-    published = publish(storage, "b/a.wav", b"sound", _MINE, {"duration_s": 1.5, "attempt": 1})
-    sha256 = hashlib.sha256(b"sound").hexdigest()
-    assert published == Published(
-        name="b/a.wav",
-        uri=storage.uri("b/a.wav"),
-        sha256=sha256,
-        size_bytes=5,
-        adopted=False,
-        details={"duration_s": 1.5, "attempt": 1},
-    )
-    assert _sidecar(storage, "b/a.wav") == {
-        "job": "batch/1",
-        "sound": "s1",
-        "sha256": sha256,
-        "size_bytes": 5,
-        "details": {"duration_s": 1.5, "attempt": 1},
-    }
-
-
-def test_the_second_finisher_adopts_the_first_ones(storage: Storage) -> None:
-    """The same job finished again gets what is there, with its facts, even from other bytes."""
-    first = publish(storage, "b/a.opus", b"sound", _MINE, {"attempt": 1})
-    for data in (b"sound", b"same sound, other bytes"):
-        second = publish(storage, "b/a.opus", data, _MINE, {"attempt": 2})
-        assert second == replace(first, adopted=True)
-    assert storage.read("b/a.opus") == b"sound"
-    assert _sidecar(storage, "b/a.opus")["details"] == {"attempt": 1}
-
-
-def test_what_is_published_is_found_before_speaking(storage: Storage) -> None:
-    """A resubmitted job finds its artifact; another job or sound finds nothing."""
-    assert find_published(storage, "b/a.wav", _MINE) is None
-    first = publish(storage, "b/a.wav", b"sound", _MINE, {"attempt": 1})
-    assert find_published(storage, "b/a.wav", _MINE) == replace(first, adopted=True)
-    assert find_published(storage, "b/a.wav", _OTHER) is None
-    assert find_published(storage, "b/a.wav", Ownership(_MINE.job, "s2")) is None
-
-
-def test_racing_finishers_of_one_job_publish_once(open_again: Callable[[], Storage]) -> None:
-    """Of ten attempts that finish one job with different bytes, one publishes, nine adopt it."""
-    storages = [open_again() for _ in range(_WRITERS)]
-    for number in range(_ROUNDS):
-        name = f"b/{number}.opus"
-        data = [bytes([writer]) * 1000 for writer in range(_WRITERS)]
-        done = _race(
-            [
-                partial(publish, one, name, data[place], _MINE, {"attempt": place})
-                for place, one in enumerate(storages)
-            ]
-        )
-        winners = [place for place, one in enumerate(done) if not one.adopted]
-        assert len(winners) == 1
-        assert storages[0].read(name) == data[winners[0]]
-        assert {one.sha256 for one in done} == {hashlib.sha256(data[winners[0]]).hexdigest()}
-        found = find_published(storages[0], name, _MINE)
-        assert found is not None
-        assert found.details == {"attempt": winners[0]}
-
-
-def test_racing_jobs_for_one_name_leave_one_artifact(open_again: Callable[[], Storage]) -> None:
-    """Of ten different jobs that want one name, one has it and nine are told of the conflict."""
-    storages = [open_again() for _ in range(_WRITERS)]
-
-    def finish(place: int, name: str) -> str | None:
-        owner = Ownership(f"job{place}", f"sound{place}")
-        try:
-            return publish(storages[place], name, b"%d" % place, owner).sha256
-        except ConflictError:
-            return None
-
-    for number in range(_ROUNDS):
-        name = f"b/{number}.wav"
-        done = _race([partial(finish, place, name) for place in range(_WRITERS)])
-        winners = [sha256 for sha256 in done if sha256 is not None]
-        assert winners == [hashlib.sha256(storages[0].read(name)).hexdigest()]
-        assert _sidecar(storages[0], name)["sha256"] == winners[0]
-
-
-def test_a_name_of_somebody_else_is_a_conflict(storage: Storage) -> None:
-    """Another job's name is refused and untouched, unless the content is the same."""
-    publish(storage, "b/a.wav", b"sound", _MINE)
-    with pytest.raises(ConflictError, match="exists with other content, of job batch/1"):
-        publish(storage, "b/a.wav", b"other", _OTHER)
-    assert storage.read("b/a.wav") == b"sound"
-    same = publish(storage, "b/a.wav", b"sound", _OTHER)
-    assert same.adopted
-    assert _sidecar(storage, "b/a.wav")["job"] == _MINE.job
-
-
-def test_a_new_sound_of_the_same_job_is_a_conflict(storage: Storage) -> None:
-    """A job's name whose request now sounds different is not adopted."""
-    publish(storage, "b/a.wav", b"sound", _MINE)
-    with pytest.raises(ConflictError):
-        publish(storage, "b/a.wav", b"other", Ownership(_MINE.job, "s2"))
-
-
-def test_a_file_that_no_job_published_is_a_conflict_every_time(storage: Storage) -> None:
-    """A file put there by hand is never adopted for other content, on no attempt."""
-    storage.create("b/a.wav", b"by hand")
-    for _ in range(3):
-        assert find_published(storage, "b/a.wav", _MINE) is None
-        with pytest.raises(ConflictError, match="of something that no job published"):
-            publish(storage, "b/a.wav", b"sound", _MINE)
-    assert storage.read("b/a.wav") == b"by hand"
-    assert publish(storage, "b/a.wav", b"by hand", _MINE).adopted
-
-
-def test_a_reserved_name_is_a_conflict_for_others(storage: Storage) -> None:
-    """While its holder may still come back, nobody else takes a reserved name."""
-    _reserve_and_die(storage, "b/a.wav", b"sound", _MINE)
-    with pytest.raises(ConflictError, match=r"reserved by job batch/1.*a\.wav\.json"):
-        publish(storage, "b/a.wav", b"other", _OTHER)
-    assert storage.stat("b/a.wav") is None
-    assert not publish(storage, "b/a.wav", b"sound", _MINE).adopted
-
-
-def test_equal_content_needs_no_reservation_of_its_own(storage: Storage) -> None:
-    """Another job with the very bytes that are reserved publishes them; the holder adopts them."""
-    _reserve_and_die(storage, "b/a.wav", b"sound", _MINE)
-    assert not publish(storage, "b/a.wav", b"sound", _OTHER).adopted
-    assert publish(storage, "b/a.wav", b"again", _MINE).adopted
-    assert storage.read("b/a.wav") == b"sound"
-
-
-def test_the_sidecar_follows_the_attempt_that_published(storage: Storage) -> None:
-    """When an attempt died after reserving, the next one's own facts stand in the end."""
-    _reserve_and_die(storage, "b/a.opus", b"never published", _MINE)
-    assert find_published(storage, "b/a.opus", _MINE) is None
-    second = publish(storage, "b/a.opus", b"sound", _MINE, {"attempt": 2})
-    assert not second.adopted
-    assert find_published(storage, "b/a.opus", _MINE) == replace(second, adopted=True)
-    assert _sidecar(storage, "b/a.opus")["details"] == {"attempt": 2}
-
-
-def test_facts_are_recomputed_where_the_sidecar_is_of_another_content(storage: Storage) -> None:
-    """An attempt that died before correcting the sidecar leaves no wrong hash behind."""
-    _reserve_and_die(storage, "b/a.opus", b"never published", _MINE)
-    storage.create("b/a.opus", b"sound")
-    found = find_published(storage, "b/a.opus", _MINE)
-    assert found is not None
-    assert (found.sha256, found.size_bytes) == (hashlib.sha256(b"sound").hexdigest(), 5)
-    assert found.details == {}
-    again = publish(storage, "b/a.opus", b"sound", _MINE, {"attempt": 3})
-    assert again.adopted
-    assert again.details == {"attempt": 3}
-
-
-def test_an_unreadable_sidecar_keeps_the_name_taken(storage: Storage) -> None:
-    """A sidecar edited into nonsense is a conflict that names it, never an overwrite."""
-    storage.create("b/.tts/a.wav.json", b"nonsense")
-    with pytest.raises(ConflictError, match="unreadable sidecar"):
-        publish(storage, "b/a.wav", b"sound", _MINE)
 
 
 def test_an_s3_that_cannot_be_reached_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ RULES = {
     "2": "the ledger is the truth",
     "3": "only the newest attempt counts",
     "4": "an artifact appears once, whole",
+    "5": "a job pins what decides its sound",
     "6": "nobody leads past the deadline",
     "7": "ready means it has spoken",
     "8": "coordination data is small",
@@ -26,6 +27,10 @@ RULES = {
     "poison": "a job that costs its workers is tried elsewhere, then ended with the evidence",
     "admission": "what a lane cannot do in time is refused, and its load is counted exactly",
     "batch": "every line of a batch is counted once, at its time",
+    "voices": "a recording that is needed is there, and a version is never another one",
+    "served": "what a speech server sends is checked, and nothing outlives its worker",
+    "routing": "a job goes where it can be served, or is refused at once",
+    "device": "a device that is not well is not used",
 }
 
 COORDINATOR = ("tests/contract/test_coordinator_contract.py",)
@@ -43,7 +48,26 @@ RECOVERY = ("tests/contract/test_recovery.py",)
 SEGMENTS = ("tests/contract/test_segment_log.py",)
 RENDERING = ("tests/contract/test_rendering.py",)
 RUNNER = ("tests/contract/test_job_runner.py",)
-PUBLISH = ("tests/contract/test_storage_contract.py", "-k", "not s3")
+PUBLISH = (
+    "tests/contract/test_storage_contract.py",
+    "tests/contract/test_publishing.py",
+    "-k",
+    "not s3",
+)
+PINNING = ("tests/contract/test_pinning.py", "-k", "not s3")
+REFERENCES = ("tests/contract/test_voice_references.py", "-k", "not s3")
+VOICES = ("tests/contract/test_voice_store.py", "-k", "not s3")
+LEXICONS = ("tests/contract/test_lexicon_store.py", "-k", "not s3")
+SERVED = (
+    "tests/unit/engines/test_openai_http.py",
+    "-k",
+    "told_in_our_words or for_ever or is_replaced",
+)
+AHEAD = ("tests/unit/engines/test_openai_http_ahead.py",)
+HOST = ("tests/unit/test_engine_host.py",)
+POOLS = ("tests/unit/test_pools.py",)
+ROUTING = ("tests/contract/test_routing.py",)
+GPU_HEALTH = ("tests/unit/test_gpu_health.py",)
 DISK = ("tests/unit/test_storage.py",)
 DECISION = ("tests/unit/test_decision.py",)
 WATCHDOG = ("tests/unit/test_watchdog.py",)
@@ -311,7 +335,7 @@ MUTANTS = (
         "online-rung-without-being-accepted",
         "2",
         "tts_tasks/tasks.py",
-        "rung_ms = accept_online(request, task_id, delay_s=_delay_s(options))",
+        "rung_ms = accept_online(request, task_id, route=route, delay_s=_delay_s(options))",
         "rung_ms = len(request.text)",
         SUBMISSION,
     ),
@@ -543,11 +567,36 @@ MUTANTS = (
         "if True:",
         RENDERING,
     ),
+    # -- pins -----------------------------------------------------------------------------------
+    Mutant(
+        "a-lexicon-is-not-pinned",
+        "5",
+        "tts_tasks/pinning.py",
+        'lambda: {"lexicon": lexicons.find(name).pin}',
+        'lambda: {"lexicon": lexicons.find(name).name}',
+        LEXICONS,
+    ),
+    Mutant(
+        "a-pin-is-taken-for-any-content",
+        "5",
+        "tts_tasks/lexicons/store.py",
+        "if wanted.sha256 not in (None, found.sha256):",
+        "if False:",
+        LEXICONS,
+    ),
+    Mutant(
+        "a-worker-keeps-what-a-name-meant",
+        "5",
+        "tts_tasks/lexicons/store.py",
+        "if is_pin:  # what else a name means may change",
+        "if True:",
+        LEXICONS,
+    ),
     # -- publish --------------------------------------------------------------------------------
     Mutant(
         "publish-overwrites",
         "4",
-        "tts_tasks/storage/local.py",
+        "tts_tasks/storage/local_files.py",
         "os.link(temp, leaf, src_dir_fd=temp_folder, dst_dir_fd=folder, follow_symlinks=False)",
         "os.replace(temp, leaf, src_dir_fd=temp_folder, dst_dir_fd=folder)",
         PUBLISH,
@@ -556,7 +605,7 @@ MUTANTS = (
         "publish-under-the-final-name-at-once",
         "4",
         "tts_tasks/storage/local.py",
-        "created = _link_if_absent(temp_folder, temp, folder, leaf)",
+        "created = link_if_absent(temp_folder, temp, folder, leaf)",
         "created = (self.root / name).write_bytes(data) >= 0",
         DISK,
     ),
@@ -567,6 +616,22 @@ MUTANTS = (
         "os.fsync(file.fileno())",
         "pass",
         DISK,
+    ),
+    Mutant(
+        "created-together-and-not-synced",
+        "4",
+        "tts_tasks/storage/local.py",
+        "                for folder in folders.values():\n                    os.fsync(folder)\n",
+        "",
+        DISK,
+    ),
+    Mutant(
+        "published-together-without-looking",
+        "4",
+        "tts_tasks/storage/artifacts.py",
+        "return [name for name, mine in zip(names, created, strict=True) if mine]",
+        "return names[: len(created)]",
+        PUBLISH,
     ),
     Mutant(
         "second-finisher-does-not-adopt",
@@ -596,11 +661,18 @@ MUTANTS = (
         "success-without-its-artifact",
         "4",
         f"{_WORKERS}/job_runner.py",
-        "published = self._insist(lambda: publish(storage, name, encoded.data, owner, details))",
-        'published = type(published)(name, "", "", 0, adopted=False, details=details)'
-        ' if published else __import__("tts_tasks.storage").storage.Published('
+        "(told,) = publish_all(storage, [mine], self._insist)",
+        'told = __import__("tts_tasks.storage").storage.Published('
         'name, "", "", 0, adopted=False, details=details)',
         RUNNER,
+    ),
+    Mutant(
+        "an-artifact-without-its-subtitles",
+        "4",
+        f"{_WORKERS}/attempts.py",
+        "subtitles = [(mine, one) for mine in publications for one in mine.subtitles]",
+        "subtitles = [(mine, one) for mine in publications for one in mine.subtitles[:0]]",
+        ("tests/unit/audio_out/test_publishing.py",),
     ),
     # -- watchdog -------------------------------------------------------------------------------
     Mutant(
@@ -1101,7 +1173,7 @@ MUTANTS = (
     Mutant(
         "failed-line-has-no-place",
         "batch",
-        f"{_WORKERS}/shift_stages.py",
+        f"{_WORKERS}/shift_ending.py",
         "return equipment.book.release(line.batch, claim.worker, [entry])[0]",
         "return len(entry)",
         SHIFT,
@@ -1222,7 +1294,7 @@ MUTANTS = (
     Mutant(
         "own-end-is-taken-for-stale",
         "3",
-        f"{_WORKERS}/shift_stages.py",
+        f"{_WORKERS}/shift_ending.py",
         "if not ended and not self._has_ended_so(outcome):",
         "if not ended:",
         SHIFT,
@@ -1246,7 +1318,7 @@ MUTANTS = (
     Mutant(
         "ended-line-leaves-its-segments",
         "8",
-        f"{_WORKERS}/shift_stages.py",
+        f"{_WORKERS}/shift_ending.py",
         "                log.remove(others)\n",
         "                pass\n",
         BATCH_RUNNER,
@@ -1290,5 +1362,265 @@ MUTANTS = (
         "if report is None or report.modified",
         "if report is not None and report.modified",
         SUBMISSION,
+    ),
+    # -- voices ---------------------------------------------------------------------------------
+    Mutant(
+        "batch-settles-its-voice-again",
+        "5",
+        "tts_tasks/pinning.py",
+        "self._known[kind, name] = self._settled(self._object_name(kind, name), settle)",
+        'self._known[kind, name] = {"pin": settle()}',
+        PINNING,
+    ),
+    Mutant(
+        "batch-notes-no-need-of-its-recordings",
+        "voices",
+        "tts_tasks/pinning.py",
+        "if not self._references.use(sha256, self._user()):",
+        'if not self._references.use(sha256, "online/20000101"):',
+        PINNING,
+    ),
+    Mutant(
+        "sweep-gives-no-warning",
+        "voices",
+        "tts_tasks/voices/references.py",
+        "for name in condemned.values():",
+        "for name in ():",
+        REFERENCES,
+    ),
+    Mutant(
+        "sweep-looks-for-notes-once",
+        "voices",
+        "tts_tasks/voices/references.py",
+        "swept = unused - self._used() if unused else unused",
+        "swept = unused",
+        REFERENCES,
+    ),
+    Mutant(
+        "user-does-not-look-for-the-warning",
+        "voices",
+        "tts_tasks/voices/references.py",
+        'if not any(self._storage.list_hidden(f"{_CONDEMNED}/{sha256}")):',
+        "if True:",
+        REFERENCES,
+    ),
+    Mutant(
+        "sweep-takes-back-the-warning-of-another",
+        "voices",
+        "tts_tasks/voices/references.py",
+        "who = secrets.token_hex(8)",
+        'who = "sweep"',
+        REFERENCES,
+    ),
+    Mutant(
+        "damaged-recording-is-spoken-with",
+        "voices",
+        "tts_tasks/voices/references.py",
+        "if hashlib.sha256(data).hexdigest() != sha256:",
+        "if not data:",
+        REFERENCES,
+    ),
+    Mutant(
+        "removal-frees-its-number",
+        "voices",
+        "tts_tasks/voices/store.py",
+        "if number < end.version:",
+        "if number <= end.version:",
+        VOICES,
+    ),
+    Mutant(
+        "removed-version-comes-back",
+        "voices",
+        "tts_tasks/voices/store.py",
+        "self._forget_until(newest)  # whoever removed it may have died over it",
+        "pass",
+        VOICES,
+    ),
+    # -- speech servers -----------------------------------------------------------------------
+    Mutant(
+        "answers-by-their-place-alone",
+        "served",
+        "workers/tts_workers/engines/openai_http/ahead.py",
+        "if not self._coming or self._coming[0].call != call:",
+        "if not self._coming:",
+        AHEAD,
+    ),
+    Mutant(
+        "what-is-given-up-goes-on",
+        "served",
+        "workers/tts_workers/engines/openai_http/ahead.py",
+        "                one.future.cancel()",
+        "                pass",
+        AHEAD,
+    ),
+    Mutant(
+        "half-a-file-is-a-whole-one",
+        "served",
+        "workers/tts_workers/engines/openai_http/sound.py",
+        "            elif size > there:",
+        "            elif False:",
+        SERVED,
+    ),
+    Mutant(
+        "a-server-may-send-for-ever",
+        "served",
+        "workers/tts_workers/engines/openai_http/client.py",
+        "        if len(data) > most_bytes:\n            break",
+        "        if len(data) > 1_000_000_000:\n            break",
+        SERVED,
+    ),
+    Mutant(
+        "a-server-in-another-session-stays",
+        "served",
+        "workers/tts_workers/engines/openai_http/guardian.py",
+        "libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)",
+        "pass",
+        SERVED,
+    ),
+    Mutant(
+        "a-server-that-hangs-is-kept",
+        "served",
+        "workers/tts_workers/engines/openai_http/engine.py",
+        "if isinstance(error, ServerHungError):",
+        "if False:",
+        SERVED,
+    ),
+    Mutant(
+        "a-lost-engine-is-kept",
+        "7",
+        "workers/tts_workers/engine_host.py",
+        "os._exit(LOST_EXIT_STATUS)",
+        "pass",
+        HOST,
+    ),
+    Mutant(
+        "what-was-announced-is-never-called-off",
+        "served",
+        f"{_WORKERS}/rendering.py",
+        "            engine.expect((), voice, options)",
+        "            pass",
+        RENDERING,
+    ),
+    # -- routing --------------------------------------------------------------------------------
+    Mutant(
+        "pool-chosen-that-lacks-something",
+        "routing",
+        "tts_tasks/pools.py",
+        "fitting = [pool for pool in known if not pool.lacks(needs)]",
+        "fitting = known",
+        POOLS,
+    ),
+    Mutant(
+        "one-worker-of-a-pool-is-enough",
+        "routing",
+        "tts_tasks/pools.py",
+        "return lacks_of(self.offers, needs)",
+        "return lacks_of(self.offers[:1], needs)",
+        POOLS,
+    ),
+    Mutant(
+        "pool-that-nobody-serves-is-as-good",
+        "routing",
+        "tts_tasks/pools.py",
+        "key=lambda p: (p.serving == 0, p.name != home",
+        "key=lambda p: (p.name != home",
+        POOLS,
+    ),
+    Mutant(
+        "lane-where-nobody-serves",
+        "routing",
+        "tts_tasks/pools.py",
+        "alive = [lane for lane, serving in self.lanes.items() if serving] or [*self.lanes]",
+        "alive = [*self.lanes]",
+        POOLS,
+    ),
+    Mutant(
+        "refused-by-old-news",
+        "routing",
+        "tts_tasks/routing.py",
+        "return self._choose(needs, self.pools(fresh=True))",
+        "return self._choose(needs, self.pools())",
+        ROUTING,
+    ),
+    Mutant(
+        "registry-read-once",
+        "routing",
+        "tts_tasks/routing.py",
+        "if now_s - self._read_s >= (_FRESH_S if fresh else self._kept_s):",
+        "if now_s - self._read_s >= (_FRESH_S if fresh else 3600):",
+        ROUTING,
+    ),
+    Mutant(
+        "chosen-task-id-accepted-in-two-lanes",
+        "routing",
+        "tts_tasks/tasks.py",
+        "if len(routes) > 1:",
+        "if len(routes) > 1000:",
+        ROUTING,
+    ),
+    Mutant(
+        "batch-held-to-who-is-there-now",
+        "routing",
+        "tts_tasks/batches/submission.py",
+        "offers = tuple(Offer.from_json(text) for text in head.offers)",
+        "offers = router_of(self._settings).pools()[head.pool].offers",
+        ROUTING,
+    ),
+    # -- the device -----------------------------------------------------------------------------
+    Mutant(
+        "engine-lives-on-a-broken-device",
+        "device",
+        f"{_WORKERS}/agent.py",
+        "if verdict.broken and verdict.faults > before.faults and pid:",
+        "if verdict.broken and pid > before.faults > 0:",
+        AGENT,
+    ),
+    Mutant(
+        "ready-on-a-broken-device",
+        "device",
+        f"{_WORKERS}/agent.py",
+        "ready=self._may_serve(),",
+        "ready=True,",
+        AGENT,
+    ),
+    Mutant(
+        "well-before-it-has-spoken",
+        "device",
+        f"{_WORKERS}/agent.py",
+        "ready = self._engine_ready and self._may_serve()",
+        "ready = self._may_serve()",
+        AGENT,
+    ),
+    Mutant(
+        "all-hot-and-nobody-serves",
+        "device",
+        f"{_WORKERS}/observer.py",
+        'and not (cool and record.gpu.get("hot"))',
+        "and True",
+        AGENT,
+    ),
+    Mutant(
+        "well-at-once",
+        "device",
+        f"{_WORKERS}/gpu_health.py",
+        "if self._broken and now_s - self._broken_s >= self._settings.well_s:",
+        "if self._broken and now_s > self._broken_s:",
+        GPU_HEALTH,
+    ),
+    Mutant(
+        "silent-driver-is-well",
+        "device",
+        f"{_WORKERS}/gpu_health.py",
+        "if now_s - self._read_s >= SILENT_S:",
+        "if now_s < self._read_s:",
+        GPU_HEALTH,
+    ),
+    Mutant(
+        "errors-of-applications-count",
+        "device",
+        f"{_WORKERS}/gpu_health.py",
+        "fatal = [xid for xid in reading.xids if xid not in APPLICATION_XIDS]",
+        "fatal = list(reading.xids)",
+        GPU_HEALTH,
     ),
 )

@@ -35,7 +35,7 @@ class Batch:
     output: str
     texts: tuple[str, ...]  #: of its lines, from 1; an empty one is no job
 
-    def read(self) -> Iterator[BatchLine | RejectedLine]:
+    def read(self, _pin: object = None) -> Iterator[BatchLine | RejectedLine]:
         """Yield the lines as they are read from the file."""
         for line, text in enumerate(self.texts, start=1):
             if not text:

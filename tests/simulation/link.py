@@ -58,9 +58,16 @@ class ChildLink:
         self.pid = pid
         self._process = process
         self._pipe = pipe
+        self._noted: list[dict[str, Any]] = []
+
+    def note(self, message: dict[str, Any]) -> None:
+        """Tell it with what is said next."""
+        self._noted.append(message)
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the parent something."""
         if not self._process.alive:
             raise Killed
-        self._pipe.send(message)
+        said, self._noted = [*self._noted, message], []
+        for one in said:
+            self._pipe.send(one)

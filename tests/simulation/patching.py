@@ -20,6 +20,7 @@ from tests.simulation.virtual_threading import (
     VirtualTime,
 )
 from tts_tasks.batches.window import Window
+from tts_tasks.routing import Router
 from tts_workers.shift import Shift
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ _MODULES = [
         "recovery",
         "rendering",
         "shift",
+        "shift_ending",
         "shift_stages",
+        "step_budgets",
         "watchdog",
     )
 ]
@@ -74,6 +77,7 @@ def patched(world: World) -> Iterator[None]:
         "BatchBook": lambda *_, **__: world.book(),
         "EventLog": lambda *_, **__: world.events(),
         "open_storage": lambda _: world.storage(),
+        "router_of": lambda settings: Router(settings, world.registered),
         "load_engine": lambda _: world.engine(),
         "ring": world.ring,
         "ring_for_work": world.ring_for_work,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tts_tasks.coordination import Lease
     from tts_tasks.ledger import JobRecord
     from tts_tasks.ledger.batch_records import LineEnding
+    from tts_workers.attempts import Publication
 
 #: Each bug shows in far fewer seeds than this.
 SEEDS = 400
@@ -238,15 +239,19 @@ def test_an_artifact_that_is_overwritten_is_caught(monkeypatch: pytest.MonkeyPat
     expect("was published twice", only=("pause_worker", "reset"))
 
 
+def says_that_it_published(_: Any, publications: list[Publication], __: Any) -> list[Published]:
+    artifacts = [one.artifact for one in publications]
+    return [
+        Published(one.name, "memory:", "0" * 64, len(one.data), False, one.details)
+        for one in artifacts
+    ]
+
+
 def test_a_job_that_ends_before_its_artifact_is_there_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Publish, then finish: a death in between must not leave a success without its sound."""
-
-    def publish(storage: Any, name: str, data: bytes, owner: Any, details: Any) -> Published:
-        return Published(name, "memory:", "0" * 64, len(data), False, details)
-
-    monkeypatch.setattr(job_runner, "publish", publish)
+    monkeypatch.setattr(job_runner, "publish_all", says_that_it_published)
     expect("without its artifact")
 
 
@@ -394,11 +399,7 @@ def test_a_line_that_ends_before_its_artifact_is_there_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Store, then end: as with a job."""
-
-    def publish(storage: Any, name: str, data: bytes, owner: Any, details: Any) -> Published:
-        return Published(name, "memory:", "0" * 64, len(data), False, details)
-
-    monkeypatch.setattr(shift_stages, "publish", publish)
+    monkeypatch.setattr(shift_stages, "publish_all", says_that_it_published)
     expect("without its artifact")
 
 

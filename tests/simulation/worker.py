@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from celery.exceptions import Ignore, Reject
@@ -30,6 +30,7 @@ from tts_workers.job_runner import JobRunner
 from tts_workers.leadership import BelievedLease
 from tts_workers.pace import Pace
 from tts_workers.recovery import Recovery
+from tts_workers.step_budgets import StepBudgets
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -109,6 +110,12 @@ class OnlineQueue:
     def __init__(self, world: World, lease: BelievedLease) -> None:
         self._world = world
         self._lease = lease
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
 
     def waits(self) -> bool:
         """Whether a message waits for the primary that this worker believes to be."""
@@ -274,8 +281,13 @@ class Worker:
         )
         link = ChildLink(process, to_parent, pid)
         child.to_child = Pipe(process, child.lease.parent_said, at_end=child.lease.parent_gone)
-        pace = Pace(
+        budgets = StepBudgets(
             lambda budget_s: link.say({"event": "budget", "budget_s": budget_s}),
+            lambda _: None,
+            lambda: world.runtime.now_s,
+        )
+        pace = Pace(
+            budgets,
             floor_s=settings.silence_s,
             factor=settings.progress_factor,
             unknown_s=8.0,  # not `first_step_s`: what hangs at once is to end within the run
@@ -294,7 +306,7 @@ class Worker:
             runner = JobRunner(*parts)
             batch_runner = BatchRunner(*parts, runner.events)
         process.at_death += [to_parent.close, self._child_wake.set]
-        world.runtime.spawn(process, _pulse, link, settings.heartbeat_s / 2, name="pulse")
+        world.runtime.spawn(process, _pulse, link, budgets, settings.heartbeat_s / 2, name="pulse")
         owed = (runner.events, batch_runner, settings.heartbeat_s)
         world.runtime.spawn(process, _settle, *owed, name="settle")
         world.runtime.spawn(process, host.start, name="host")

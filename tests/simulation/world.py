@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.runtime import Task
     from tests.simulation.virtual_threading import Event
+    from tts_tasks.coordination import WorkerRecord
     from tts_workers.leadership import BelievedLease
 
 _CLIENT_TIMEOUT_S = 1.0
@@ -246,6 +247,11 @@ class World:
 
     def book(self) -> MemoryBatchBook:
         return MemoryBatchBook(self.store, wire=self._link())
+
+    def registered(self) -> list[tuple[WorkerRecord, bool]]:
+        """Return the registry as who submits reads it, at once: it decides nothing here."""
+        workers = MemoryCoordinator(store=self.store).workers()
+        return [(record, True) for record in workers.values() if record]
 
     def events(self) -> RecordedEvents:
         return RecordedEvents(self, self._acting or self.runtime.current.process)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
 
-from tts_tasks.audio import AudioInfo, describe, encodable_rate_hz, encode, join, resample
+from tts_tasks.audio import (
+    AudioInfo,
+    describe,
+    encodable_rate_hz,
+    encode,
+    encode_pcm16,
+    join,
+    resample,
+)
 from tts_tasks.errors import EngineError, RequestError
-from tts_tasks.formats import AUDIO_FORMATS, FORMAT_SAMPLE_RATES_HZ
+from tts_tasks.formats import AUDIO_FORMATS, FORMAT_SAMPLE_RATES_HZ, AudioFormat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -256,3 +265,25 @@ def test_describe_reads_what_others_wrote() -> None:
     assert describe(written("WAVEX", "FLOAT")).format == "wav"
     with pytest.raises(RequestError, match="AIFF"):
         describe(written("AIFF", "PCM_16"))
+
+
+def test_what_is_encoded_is_in_memory_once() -> None:
+    """A copy of hours of sound would also hold the interpreter for seconds."""
+    source = io.BytesIO(b"\x01\x02" * 10_000_000)
+    tracemalloc.start()
+    try:
+        data, _ = encode_pcm16(source, 8000, 8000, "wav")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(data) <= peak_bytes < 1.5 * len(data)
+
+
+@pytest.mark.parametrize("format_", AUDIO_FORMATS)
+def test_kept_pcm_gives_the_file_that_its_samples_give(format_: AudioFormat) -> None:
+    """Exact formats take it as it is, others as numbers; either way the file is the same."""
+    values = np.random.default_rng(1).integers(-32768, 32767, 300_000).astype("<i2")
+    samples = values.astype(np.float32) / np.float32(32768)
+    data, duration_s = encode_pcm16(io.BytesIO(values.tobytes()), 24000, 24000, format_)
+    assert data == encode(samples, 24000, format_)
+    assert duration_s == 12.5

@@ -13,7 +13,11 @@ import pytest
 from tts_gateway.settings import GatewaySettings
 from tts_tasks import keys
 from tts_tasks.settings import Settings
+from tts_workers.engines.glmtts import GlmTtsSettings
+from tts_workers.engines.openai_http import OpenAIHttpSettings
 from tts_workers.engines.paced import PacedSettings
+from tts_workers.engines.sherpa_onnx_model import SherpaOnnxSettings
+from tts_workers.gpu_health import GpuSettings
 from tts_workers.recovery import unacked_keys
 from tts_workers.testing import ContractCheck, engine_contract
 from ttsctl.__main__ import COMMANDS
@@ -30,7 +34,15 @@ SOURCES = [
     for folder in ("tts_tasks", "workers", "gateway", "cli")
     for path in (ROOT / folder).rglob("*.py")
 ]
-SETTINGS = (Settings, PacedSettings, GatewaySettings)
+SETTINGS = (
+    Settings,
+    GpuSettings,
+    PacedSettings,
+    GlmTtsSettings,
+    OpenAIHttpSettings,
+    SherpaOnnxSettings,
+    GatewaySettings,
+)
 EVENT = re.compile(r"[a-z]+\.[a-z_]+")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tts_tasks.errors import EngineLoadError
+from tts_tasks.errors import EngineLoadError, EngineLostError
 from tts_workers import engine_host
 from tts_workers.engine_host import PROBE_TEXT, EngineHost
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
@@ -81,6 +81,9 @@ def test_a_worker_is_ready_after_its_engine_has_spoken(
     world.host.start()
     said = world.said.get(timeout=30)
     assert (said["event"], said["fingerprint"]) == ("ready", "f")
+    told = said["capabilities"]
+    assert (told["languages"], told["features"], told["model"]) == (("zh",), [], "probed")
+    assert told["model_version"] == "1"
     assert world.engine.spoken == [PROBE_TEXT]
     assert world.host.wait(0).name == "probed (1)"
 
@@ -106,3 +109,36 @@ def test_an_engine_that_makes_no_sound_is_not_ready(
         world.host._load()
     assert world.engine.closed
     assert world.said.empty()
+
+
+def test_a_lost_engine_ends_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once, with the status of a child that says so, and the reason in the log."""
+    world = World(tmp_path / "store", monkeypatch, samples=8)
+    ended: list[int] = []
+    monkeypatch.setattr(engine_host.os, "_exit", ended.append)
+    world.host.lost(EngineLostError("its server is gone"))
+    assert ended == [engine_host.LOST_EXIT_STATUS]
+    assert "the engine probed is lost: its server is gone" in caplog.text
+    assert not world.engine.closed  # what is lost may hang
+
+
+def test_an_engine_is_loaded_only_where_its_device_is_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why not is told to the parent, and it is tried again."""
+    world = World(tmp_path / "store", monkeypatch, samples=8)
+    faults = iter([EngineLoadError("1 of 24 GiB free")])
+
+    def check() -> None:
+        for fault in faults:
+            raise fault
+
+    monkeypatch.setattr(engine_host, "_FIRST_RETRY_S", 0.01)
+    world.host._check_device = check
+    world.host.start()
+    refused, ready = world.said.get(timeout=30), world.said.get(timeout=30)
+    assert refused == {"event": "load_failed", "reason": "1 of 24 GiB free"}
+    assert ready["event"] == "ready"
+    assert world.engine.spoken == [PROBE_TEXT]

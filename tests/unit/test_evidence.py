@@ -25,7 +25,7 @@ PID = 4_000_000
 CHILD = """
 import ctypes, logging, os, sys, time
 logging.basicConfig(stream=sys.stderr, format="%(message)s")
-from tts_workers.child_traces import relay_stderr, say_where_it_hangs
+from tts_workers.child_traces import relay_stderr, write_stacks_later
 relay_stderr(sys.argv[1])
 logging.getLogger("tts").warning("a record")
 {end}
@@ -230,9 +230,9 @@ def test_a_step_that_hangs_says_where(
 ) -> None:
     """Before its budget is over, even if it holds the interpreter; one that ends says nothing."""
     end = (
-        "say_where_it_hangs(0.2); say_where_it_hangs(0)\n"
+        "write_stacks_later(0.2); write_stacks_later(0)\n"
         "def sticks():\n    ctypes.PyDLL(None).sleep(60)\n"
-        "say_where_it_hangs(0.5); sticks()"
+        "write_stacks_later(0.5); sticks()"
     )
     child = start(address, end)
     try:

@@ -63,13 +63,24 @@ def test_our_dialect_reads_every_field() -> None:
         "prompt_audio": "voices/a.wav",
         "model": "default",
         "stream": True,
+        "peak_limit_dbfs": -1.5,
+        "gain_db": 3.0,
+        "trim_silence": True,
+        "fade_ms": 5.0,
+        "sentence_pause_ms": 300.0,
+        "paragraph_pause_ms": 900.0,
+        "subtitles": ["srt", "vtt"],
     }
     line = _good(_read(_lines({"id": "a", **fields}))[0])
     assert (line.line, line.id) == (1, "a")
     assert json.loads(line.request.model_dump_json(exclude_defaults=False)) == {
         **fields,
+        "loudness_lufs": None,
         "deadline_s": None,
-        "requires": {**fields["requires"], "model_version": None},  # type: ignore[dict-item]
+        "requires": {
+            **fields["requires"],  # type: ignore[dict-item]
+            **dict.fromkeys(("pool", "model_version", "sample_rate_hz")),
+        },
     }
 
 

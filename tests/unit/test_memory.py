@@ -38,6 +38,14 @@ class Work:
         self.freed += 1
 
 
+def test_what_others_hold_of_the_engine_is_let_go_before_it_is_asked() -> None:
+    """Encoded voices are on its device."""
+    work, order = Work(MemoryError()), []
+    engine: Any = SimpleNamespace(free_memory=lambda: order.append("engine"))
+    told = with_memory_freed(engine, work, work.told.append, lambda: order.append("voices"))
+    assert (told, order) == ("sound", ["voices", "engine"])
+
+
 OUT = [EngineOutOfMemoryError("full"), MemoryError(), OutOfMemoryError("CUDA out of memory")]
 
 
@@ -101,3 +109,13 @@ def test_an_engine_that_fails_to_free_memory_is_tried_all_the_same() -> None:
         work = Work(MemoryError())
         speaker: Any = engine
         assert with_memory_freed(speaker, work, work.told.append) == "sound"
+
+
+def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
+    """`raise error from error` happens."""
+    error = RuntimeError("round and round")
+    error.__cause__ = ValueError("again")
+    error.__cause__.__cause__ = error
+    assert not is_out_of_memory(error)
+    error.__cause__.__cause__ = MemoryError()
+    assert is_out_of_memory(error)

@@ -69,3 +69,12 @@ def test_each_step_tells_its_budget_and_its_end() -> None:
         raise RuntimeError
     assert world.told == [60.0, 0.0]
     assert world.pace.budget_s("speak", 10) == 60.0
+
+
+def test_what_was_begun_earlier_is_learned_by_how_long_it_took() -> None:
+    """An answer that was asked for ahead comes at once; the next one may not."""
+    world = World()
+    with world.pace.step("speak", 10) as step:
+        world.clock.advance(0.1)
+        step.took_s = 20.0
+    assert world.pace.budget_s("speak", 10) == pytest.approx(100.0)

@@ -68,6 +68,18 @@ def _refusal(**fields: Any) -> tuple[str, str]:
         ({"sample_rate": 44100, "format": "opus"}, "sample_rate", "44100 Hz is no rate of opus"),
         ({"format": "WAV"}, "format", "must be one of wav, flac, mp3, opus, ogg; it is 'WAV'"),
         ({"voice": "../etc"}, "voice", "'../etc' is not a name"),
+        ({"loudness_lufs": 3}, "loudness_lufs", "must be at most -5.0; it is 3"),
+        ({"loudness_lufs": "-16"}, "loudness_lufs", "must be a number, not a string"),
+        ({"peak_limit_dbfs": 1}, "peak_limit_dbfs", "must be at most 0.0; it is 1"),
+        ({"fade_ms": -1}, "fade_ms", "must be at least 0.0; it is -1"),
+        ({"sentence_pause_ms": 60_001}, "sentence_pause_ms", "must be at most 60000.0"),
+        ({"subtitles": "srt"}, "subtitles", "must be a list, not a string"),
+        ({"subtitles": ["ass"]}, "subtitles.0", "must be one of srt, vtt, json; it is 'ass'"),
+        (
+            {"stream": True, "loudness_lufs": -16},
+            "stream",
+            "has no place beside loudness_lufs",
+        ),
         ({"voice": "a" * 129}, "voice", "is not a name"),
         ({"lexicon": "a b"}, "lexicon", "'a b' is not a name"),
         ({"model": "-rf"}, "model", "'-rf' is not a name"),
@@ -336,3 +348,28 @@ def test_something_to_speak_is_a_letter_or_a_digit_of_any_script() -> None:
     speakable = [char for char in map(chr, range(sys.maxunicode + 1)) if char.isalnum()]
     found = requests._SPEAKABLE.findall("".join(map(chr, range(sys.maxunicode + 1))))
     assert found == speakable
+
+
+def test_fields_of_audio_out_count_for_the_sound_only_where_they_are_used() -> None:
+    """Requests that do not name them keep the hash that their artifacts were published under."""
+    plain = SpeechRequest(text="你好", voice="zh", speed=1.5, format="mp3")
+    assert plain.sound_sha256() == (
+        "c06623a4c8e54dff50cc5cbd521e91c32c2c486d67b81406fb8de159d1df8483"
+    )
+    given: list[dict[str, Any]] = [
+        {"loudness_lufs": -16.0},
+        {"peak_limit_dbfs": -3.0},
+        {"gain_db": 2.0},
+        {"trim_silence": True},
+        {"fade_ms": 5.0},
+        {"sentence_pause_ms": 0.0},
+        {"paragraph_pause_ms": 0.0},
+        {"subtitles": ["srt"]},
+    ]
+    changed = {parse_request({"text": "你好", **fields}).sound_sha256() for fields in given}
+    assert len(changed | {SpeechRequest(text="你好").sound_sha256()}) == len(given) + 1
+    both = [
+        parse_request({"text": "你好", "subtitles": kinds})
+        for kinds in (["vtt", "srt"], ("srt", "vtt", "srt"))
+    ]
+    assert both[0] == both[1]

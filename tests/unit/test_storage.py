@@ -90,13 +90,32 @@ def test_everything_is_synced_before_the_next_step_relies_on_it(
     assert {("fsync", "."), ("fsync", "b")} <= set(before_link)
 
 
-def test_what_somebody_else_created_is_made_durable_too(
+def test_what_is_created_together_is_synced_together(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All bytes are durable before any name is there, and all names before the answer."""
+    done = _record(monkeypatch, storage.root)
+
+    storage.create_many([("b/1.wav", b"1"), ("c/2.wav", b"2"), ("b/3.wav", b"3")])
+
+    links = [place for place, (what, _) in enumerate(done) if what == "link"]
+    assert done[: links[0]].count(("fsync", "temp")) == 3
+    assert {what for what, _ in done[links[0] : links[-1] + 1]} == {"link"}
+    assert done[links[-1] + 1 :] == [("fsync", "b"), ("fsync", "c"), *[("unlink", ".tts-tmp")] * 3]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_somebody_else_created_is_made_durable_too(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     """Its creator may have died between link and sync, and the second finisher relies on it."""
     storage.create("b/a.wav", b"sound")
     done = _record(monkeypatch, storage.root)
-    assert not storage.create("b/a.wav", b"other")
+    if together:
+        assert storage.create_many([("b/a.wav", b"other"), ("b/c.wav", b"new")]) == [False, True]
+        done = done[: done.index(("unlink", ".tts-tmp"))]
+    else:
+        assert not storage.create("b/a.wav", b"other")
     assert done[-1] == ("fsync", "b")
 
 
@@ -519,9 +538,12 @@ def test_no_descriptor_is_left_open(storage: LocalStorage) -> None:
     for number in range(20):
         storage.create(f"b/c/{number}.wav", b"x")
         storage.create("b/c/0.wav", b"x")
+        storage.create_many([(f"{folder}/{number}.wav", b"x") for folder in "bcd"])
         storage.stat(f"none/{number}.wav")
         with pytest.raises(StorageError):
             storage.create("b/c/0.wav/x", b"x")
+        with pytest.raises(StorageError):
+            storage.create_many([("b/c/x.wav", b"x"), ("b/c/0.wav/x", b"x")])
         next(iter(storage.list()))
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 

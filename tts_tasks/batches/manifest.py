@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +24,7 @@ from pydantic_core import to_json
 from tts_tasks import keys
 from tts_tasks.errors import ConflictError, NotFoundError, StorageError
 from tts_tasks.storage.base import SIDECAR_FOLDER
+from tts_tasks.voices.references import uses_of_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +62,9 @@ class Head:
     pool: str
     created_ms: int
     priority: float
+    #: what the pool's workers could do when the batch was submitted, as `Offer` writes it: lines
+    #: are held to that, so that who submits the file again rejects the same ones
+    offers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,8 @@ class Manifest:
         in, which a submit completes and another removal removes.
         """
         self._storage.remove([self._summary_name])
-        names = self._storage.list_hidden(self._folder)
+        uses = self._storage.list_hidden(uses_of_batch(self._batch_id))
+        names = chain(self._storage.list_hidden(self._folder), uses)
         self._storage.remove(name for name in names if name != self._head_name)
         self._storage.remove([self._head_name])
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: What an artifact's record says beyond the columns that every report line has.
 _DETAILS: Final = (
     *("name", "size_bytes", "sample_rate_hz", "format", "engine", "fingerprint", "adopted"),
+    "subtitles",
 )
 
 #: The columns of the CSV: the fields of a report line, its error as code and reason.

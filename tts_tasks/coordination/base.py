@@ -50,6 +50,8 @@ class WorkerRecord:
     presence: str = ""  #: id of the connection that the kernel closes when the worker dies
     epoch: int = 0  #: the highest epoch of its lane that it has seen
     started_at: str = ""
+    fault: str = ""  #: why its device is not to be used
+    gpu: dict[str, Any] = field(default_factory=dict)  #: how its GPU is: temperature, memory …
 
     @property
     def lane_key(self) -> str:

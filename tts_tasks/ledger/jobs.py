@@ -250,6 +250,13 @@ class JobLedger:
                     found.append(JobRecord.from_hash(job_id, fields) if fields else None)
         return found
 
+    def open_jobs(self) -> list[JobRecord]:
+        """Return the online jobs of all lanes that have not ended."""
+        with unavailable_is_clear(self._url):
+            indices = sorted(self._client.scan_iter(match=keys.open_jobs("*"), count=1000))
+            ids = [job_id for index in indices for job_id in self._client.zrange(index, 0, -1)]
+        return [record for record in self.get_many(ids) if record and not record.ended]
+
     def now_ms(self) -> int:
         """Return Redis's time in ms."""
         with unavailable_is_clear(self._url):

@@ -11,16 +11,20 @@ from urllib.parse import unquote, urlsplit
 
 from tts_tasks.errors import ConfigurationError, StorageError
 from tts_tasks.storage.artifacts import (
+    Artifact,
     Ownership,
     Published,
     artifact_name,
     find_published,
     publish,
+    publish_many,
+    subtitle_name,
 )
 from tts_tasks.storage.base import ObjectInfo, Storage, check_name
 from tts_tasks.storage.local import LocalStorage
 
 __all__ = [
+    "Artifact",
     "LocalStorage",
     "ObjectInfo",
     "Ownership",
@@ -31,6 +35,8 @@ __all__ = [
     "find_published",
     "open_storage",
     "publish",
+    "publish_many",
+    "subtitle_name",
 ]
 
 _FORMS = "give file:///absolute/folder, an absolute folder, or s3://bucket/prefix"

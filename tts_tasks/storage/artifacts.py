@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,11 +18,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tts_tasks.errors import ConflictError, NotFoundError
+from tts_tasks.errors import (
+    ConflictError,
+    NotFoundError,
+    StorageError,
+    TTSError,
+    UnavailableError,
+)
 from tts_tasks.storage.base import SIDECAR_FOLDER, Storage, check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _MAX_ID_PART_BYTES: Final = 120
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_.-]+")
@@ -34,6 +41,16 @@ class Ownership:
 
     job: str
     sound: str  #: `SpeechRequest.sound_sha256`
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What is to be published: see `publish`."""
+
+    name: str
+    data: bytes = field(repr=False)
+    owner: Ownership
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,7 @@ def publish(
     Rule 4: an artifact appears once, whole, under its final name, by create-if-absent. It is never
     overwritten and never partial; the second finisher adopts the first one's, also where the
     bytes differ (Opus and GPUs are not byte-stable). A name that somebody else has is a conflict,
-    unless the content is the same. Proven by ``test_storage_contract.py``:
+    unless the content is the same. Proven by ``test_publishing.py``:
     ``test_racing_finishers_of_one_job_publish_once`` and
     ``test_a_name_of_somebody_else_is_a_conflict``.
 
@@ -87,13 +104,7 @@ def publish(
     `StorageError`, `UnavailableError`; after any of them it may be called again.
     """
     check_name(name)
-    mine = _Sidecar(
-        job=owner.job,
-        sound=owner.sound,
-        sha256=hashlib.sha256(data).hexdigest(),
-        size_bytes=len(data),
-        details=dict(details or {}),
-    )
+    mine = _sidecar_of(data, owner, details or {})
     held = _reserve(storage, name, mine)
     ours = held is not None and held.is_of(owner)
     # Somebody else's reservation of the very same content is as good: no race can change it.
@@ -107,6 +118,57 @@ def publish(
     if ours and held is not None:
         return _adopt(storage, name, held, mine)
     return _adopt_identical(storage, name, mine, held)
+
+
+def publish_many(storage: Storage, artifacts: Sequence[Artifact]) -> list[Published | TTSError]:
+    """Do as `publish` with several small artifacts, waiting for the storage only once or twice.
+
+    Names that nobody has are reserved together, and those that were reserved are created together;
+    any that is not as simple as that is published alone, with every care. Returns in their order
+    what came of them: what `publish` returns, or what it raises. Raises `UnavailableError` itself;
+    it may be called again.
+    """
+    done: dict[int, Published] = {}
+    with suppress(StorageError):  # of one of them: published alone it says which
+        done = _publish_new(storage, artifacts)
+    return [
+        done.get(place) or _publish_alone(storage, artifact)
+        for place, artifact in enumerate(artifacts)
+    ]
+
+
+def _publish_new(storage: Storage, artifacts: Sequence[Artifact]) -> dict[int, Published]:
+    """Publish those whose names nobody has; returns them by their places."""
+    new: dict[str, tuple[int, _Sidecar]] = {}
+    for place, artifact in enumerate(artifacts):
+        name = artifact.name
+        check_name(name)
+        # The order is that of `_reserve`.
+        if name not in new and not (_read_sidecar(storage, name) or storage.stat(name)):
+            new[name] = place, _sidecar_of(artifact.data, artifact.owner, artifact.details)
+    sidecars = [(_sidecar_name(name), _encoded(mine)) for name, (_, mine) in new.items()]
+    reserved = _those_created(storage, list(new), sidecars)
+    contents = [(name, artifacts[new[name][0]].data) for name in reserved]
+    return {
+        new[name][0]: _published(storage, name, new[name][1], adopted=False)
+        for name in _those_created(storage, reserved, contents)
+    }
+
+
+def _those_created(
+    storage: Storage, names: list[str], objects: list[tuple[str, bytes]]
+) -> list[str]:
+    created = storage.create_many(objects) if objects else []
+    return [name for name, mine in zip(names, created, strict=True) if mine]
+
+
+def _publish_alone(storage: Storage, artifact: Artifact) -> Published | TTSError:
+    try:
+        return publish(storage, artifact.name, artifact.data, artifact.owner, artifact.details)
+    except UnavailableError:
+        raise
+    except TTSError as error:
+        return error
 
 
 def find_published(storage: Storage, name: str, owner: Ownership) -> Published | None:
@@ -148,6 +210,11 @@ def artifact_name(
     return name
 
 
+def subtitle_name(name: str, kind: str) -> str:
+    """Return the storage name of an artifact's subtitles: ``a/b.srt`` for ``a/b.wav``."""
+    return f"{name.rpartition('.')[0]}.{kind}"
+
+
 @lru_cache(maxsize=16)  # a batch has one time of acceptance for all its lines
 def _utc_time(utc: datetime) -> str:
     return utc.strftime("%Y%m%dT%H%M%SZ")
@@ -161,6 +228,16 @@ def _file_safe(job_id: str) -> str:
     if safe == job_id:
         return safe
     return f"{safe}-{hashlib.sha256(job_id.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def _sidecar_of(data: bytes, owner: Ownership, details: Mapping[str, Any]) -> _Sidecar:
+    return _Sidecar(
+        job=owner.job,
+        sound=owner.sound,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        details=dict(details),
+    )
 
 
 def _reserve(storage: Storage, name: str, mine: _Sidecar) -> _Sidecar | None:

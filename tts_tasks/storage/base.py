@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator  # noqa: TC003 - part of the Protocol users may resolve
+from collections.abc import Iterable, Iterator, Sequence  # noqa: TC003 - part of the Protocol users may resolve
 from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003 - a dataclass field
 from pathlib import Path  # noqa: TC003 - part of the Protocol users may resolve
@@ -18,8 +18,10 @@ MAX_NAME_BYTES: Final = 512
 MAX_PART_BYTES: Final = 250
 #: The only hidden folder in storage names: what is known of the artifacts beside it.
 SIDECAR_FOLDER: Final = ".tts"
-#: Where objects may be removed: what is kept of batches, and what is not published yet.
-REMOVABLE_FOLDERS: Final = (f"{SIDECAR_FOLDER}/batches/", f"{SIDECAR_FOLDER}/staging/")
+#: Where objects may be removed: what is kept of batches and voices, and what is not published yet.
+REMOVABLE_FOLDERS: Final = tuple(
+    f"{SIDECAR_FOLDER}/{folder}/" for folder in ("batches", "staging", "voices")
+)
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")
 # Names in which nothing is wrong, if they are short: the most of them by far.
@@ -49,6 +51,13 @@ class Storage(Protocol):
 
         True: this call created it. False: something is there, untouched (after a lost reply of
         the network it may be this very call's). Either way what is there is whole and durable.
+        """
+        ...
+
+    def create_many(self, objects: Sequence[tuple[str, bytes]]) -> list[bool]:
+        """Do as `create` with each of some small objects (name, bytes), and wait for all at once.
+
+        Returns what `create` would, in their order. After an error some may have been created.
         """
         ...
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote
 
 from tts_tasks.errors import NotFoundError, StorageError
 from tts_tasks.storage.base import (
@@ -23,18 +23,27 @@ from tts_tasks.storage.base import (
     is_allowed,
     is_hidden,
 )
+from tts_tasks.storage.local_files import (
+    TEMP_SUFFIX,
+    check_regular,
+    is_temporary,
+    link_if_absent,
+    lstat,
+    make_folders,
+    open_folder,
+    read_regular,
+    walk,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
 
 _TEMP_FOLDER: Final = ".tts-tmp"
-_TEMP_SUFFIX: Final = ".part"
 #: How often a folder is made again that `LocalStorage.remove` took away because it was empty.
 _FOLDER_TRIES: Final = 10
-_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _ADVICE: Final[dict[int, str]] = {
     errno.ENOSPC: "the disk is full: free space, or point TTS_STORAGE_URL elsewhere",
@@ -65,10 +74,11 @@ class LocalStorage:
         if not root.is_absolute():
             raise StorageError(f"storage root {root} is not an absolute path")
         try:
-            _make_folders(root)
+            make_folders(root)
             self.root = root.resolve(strict=True)
         except (OSError, RuntimeError) as error:
             raise _storage_error(error, root) from error
+        self._root_uri = self.root.as_uri().rstrip("/")
         if not self.root.is_dir():
             raise StorageError(f"storage root {root} is not a folder")
 
@@ -83,14 +93,41 @@ class LocalStorage:
 
     def _create(self, name: str, data: bytes) -> bool:
         with self._folder_of(name, create=True) as (folder, leaf):
-            if _lstat(folder, leaf) is None:
+            if lstat(folder, leaf) is None:
                 with self._temporary((data,)) as (temp_folder, temp):
-                    created = _link_if_absent(temp_folder, temp, folder, leaf)
+                    created = link_if_absent(temp_folder, temp, folder, leaf)
                     os.fsync(folder)
                     return created
             # Its creator may have died between the link and this.
             os.fsync(folder)
             return False
+
+    def create_many(self, objects: Sequence[tuple[str, bytes]]) -> list[bool]:
+        """See `Storage.create_many`: what is written together is synced almost as fast as one."""
+        for name, _ in objects:
+            check_name(name)
+        if len(objects) == 1 or any(name.startswith(REMOVABLE_FOLDERS) for name, _ in objects):
+            return [self.create(name, data) for name, data in objects]  # folders may vanish
+        with self._errors(objects[0][0] if objects else ""):
+            return self._create_many(objects)
+
+    def _create_many(self, objects: Sequence[tuple[str, bytes]]) -> list[bool]:
+        created = [False] * len(objects)
+        with ExitStack() as opened:
+            folders: dict[str, int] = {}
+            for name, _ in objects:
+                folder_name, _ = _split(name)
+                if folder_name not in folders:
+                    folder, _ = opened.enter_context(self._folder_of(name, create=True))
+                    folders[folder_name] = folder
+            places = [(folders[_split(name)[0]], _split(name)[1]) for name, _ in objects]
+            absent = [number for number, place in enumerate(places) if lstat(*place) is None]
+            with self._temporaries([(objects[number][1],) for number in absent]) as temps:
+                for number, (temp_folder, temp) in zip(absent, temps, strict=True):
+                    created[number] = link_if_absent(temp_folder, temp, *places[number])
+                for folder in folders.values():
+                    os.fsync(folder)
+        return created
 
     def read(self, name: str) -> bytes:
         """See `Storage.read`."""
@@ -98,7 +135,7 @@ class LocalStorage:
         with self._errors(name):
             try:
                 with self._folder_of(name, create=False) as (folder, leaf):
-                    return _read_regular(folder, leaf, name)
+                    return read_regular(folder, leaf, name)
             except FileNotFoundError:
                 raise NotFoundError(f"there is no {name} in {self.root}") from None
 
@@ -108,12 +145,12 @@ class LocalStorage:
         with self._errors(name):
             try:
                 with self._folder_of(name, create=False) as (folder, leaf):
-                    found = _lstat(folder, leaf)
+                    found = lstat(folder, leaf)
             except FileNotFoundError:
                 return None
         if found is None:
             return None
-        _check_regular(found, name)
+        check_regular(found, name)
         return ObjectInfo(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
     def replace(self, name: str, data: bytes) -> None:
@@ -167,13 +204,14 @@ class LocalStorage:
         with self._errors(prefix):
             try:
                 with self._folder_of(f"{prefix}/." if prefix else ".", create=False) as (top, _):
-                    yield from _walk(top, f"{prefix}/" if prefix else "")
+                    yield from walk(top, f"{prefix}/" if prefix else "")
             except FileNotFoundError:
                 return
 
     def uri(self, name: str) -> str:
         """See `Storage.uri`: a ``file://`` URL."""
-        return self.path(name).as_uri()
+        check_name(name)
+        return f"{self._root_uri}/{quote(name)}"
 
     def path(self, name: str) -> Path:
         """See `Storage.path`; raises `StorageError` where symbolic links lead out of the root."""
@@ -196,8 +234,8 @@ class LocalStorage:
             try:
                 with self._folder_of(f"{_TEMP_FOLDER}/.", create=False) as (folder, _):
                     for leaf in os.listdir(folder):  # noqa: PTH208 - by descriptor
-                        found = _lstat(folder, leaf)
-                        if found is None or not _is_temporary(leaf, found):
+                        found = lstat(folder, leaf)
+                        if found is None or not is_temporary(leaf, found):
                             continue
                         # File times are wall-clock times; nothing but tidiness hangs on them.
                         if time.time() - found.st_mtime >= older_than_s:
@@ -227,7 +265,7 @@ class LocalStorage:
             raise StorageError(f"storage root {self.root} has vanished; is it mounted?") from error
         try:
             for folder in folders:
-                child = _open_folder(fd, folder, create=create)
+                child = open_folder(fd, folder, create=create)
                 try:
                     if create and durable:
                         self._make_last(fd, child, removable=name.startswith(REMOVABLE_FOLDERS))
@@ -253,23 +291,41 @@ class LocalStorage:
 
     @contextmanager
     def _temporary(self, pieces: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-        """Write and sync a temporary file; it is gone afterwards, whatever happened."""
-        temp = f"{uuid.uuid4().hex}{_TEMP_SUFFIX}"
-        path = f"{_TEMP_FOLDER}/{temp}"
-        with self._folder_of(path, create=True, durable=False) as (folder, _):
+        """Write and sync a temporary file; yields its folder and its name there."""
+        with self._temporaries((pieces,)) as [temp]:
+            yield temp
+
+    @contextmanager
+    def _temporaries(
+        self, contents: Sequence[Iterable[bytes]]
+    ) -> Iterator[Sequence[tuple[int, str]]]:
+        """Write and sync temporary files; they are gone afterwards, whatever happened."""
+        temps: list[str] = []
+        with self._folder_of(f"{_TEMP_FOLDER}/.", create=True, durable=False) as (folder, _):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            # The umask decides: artifacts are read by web servers under another user.
-            fd = os.open(temp, flags, 0o666, dir_fd=folder)
             try:
-                with os.fdopen(fd, "wb") as file:
-                    for piece in pieces:
-                        file.write(piece)
-                    file.flush()
-                    os.fsync(file.fileno())
-                yield folder, temp
+                with ExitStack() as opened:
+                    written = []
+                    for pieces in contents:
+                        temp = f"{uuid.uuid4().hex}{TEMP_SUFFIX}"
+                        # The umask decides: artifacts are read by web servers under another user.
+                        fd = os.open(temp, flags, 0o666, dir_fd=folder)
+                        temps.append(temp)
+                        file = opened.enter_context(os.fdopen(fd, "wb"))
+                        for piece in pieces:
+                            file.write(piece)
+                        file.flush()
+                        written.append(file)
+                    if len(written) > 1:
+                        for file in written:  # so that all are under way when the first is synced
+                            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    for file in written:
+                        os.fsync(file.fileno())
+                yield [(folder, temp) for temp in temps]
             finally:
-                with suppress(OSError):
-                    os.unlink(temp, dir_fd=folder)
+                for temp in temps:
+                    with suppress(OSError):
+                        os.unlink(temp, dir_fd=folder)
 
 
 def _in_lasting_folder(effect: Callable[[], T]) -> T:
@@ -289,94 +345,6 @@ def _removable(names: Iterable[str]) -> Iterator[str]:
 def _split(name: str) -> tuple[str, str]:
     folder, _, leaf = name.rpartition("/")
     return folder, leaf
-
-
-def _link_if_absent(temp_folder: int, temp: str, folder: int, leaf: str) -> bool:
-    try:
-        os.link(temp, leaf, src_dir_fd=temp_folder, dst_dir_fd=folder, follow_symlinks=False)
-    except OSError as error:
-        # NFS may report a failure for a link that it made (a lost reply, sent again): the count
-        # of links tells.
-        if os.stat(temp, dir_fd=temp_folder, follow_symlinks=False).st_nlink > 1:
-            return True
-        if error.errno == errno.EEXIST:
-            return False
-        raise
-    return True
-
-
-def _open_folder(parent: int, folder: str, *, create: bool) -> int:
-    try:
-        return os.open(folder, _OPEN_FOLDER, dir_fd=parent)
-    except FileNotFoundError:
-        if not create:
-            raise
-        with suppress(FileExistsError):
-            os.mkdir(folder, dir_fd=parent)
-        return os.open(folder, _OPEN_FOLDER, dir_fd=parent)
-    except NotADirectoryError:
-        found = _lstat(parent, folder)
-        if found is not None and stat.S_ISLNK(found.st_mode):
-            raise StorageError(
-                f"{folder!r} is a symbolic link; links are not followed below the storage root"
-            ) from None
-        if create:
-            raise
-        # Below a file there is nothing, as in S3.
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder) from None
-
-
-def _make_folders(root: Path) -> None:
-    missing = [path for path in (root, *root.parents) if not path.exists()]
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _lstat(folder: int, leaf: str) -> os.stat_result | None:
-    try:
-        return os.stat(leaf, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _is_temporary(leaf: str, found: os.stat_result) -> bool:
-    return leaf.endswith(_TEMP_SUFFIX) and stat.S_ISREG(found.st_mode)
-
-
-def _check_regular(found: os.stat_result, name: str) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise StorageError(f"{name} is no regular file: {stat.filemode(found.st_mode)}")
-
-
-def _read_regular(folder: int, leaf: str, name: str) -> bytes:
-    # O_NONBLOCK: a FIFO somebody put there must not stop us.
-    fd = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        _check_regular(os.fstat(fd), name)
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(fd)
-
-
-def _walk(top: int, prefix: str) -> Iterator[str]:
-    def stop(error: OSError) -> None:
-        # A folder that was removed meanwhile holds nothing; the others are still to be listed.
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    for folder, _, leaves, folder_fd in os.fwalk(".", dir_fd=top, onerror=stop):
-        inner = "" if folder == "." else f"{folder.removeprefix('./')}/"
-        for leaf in leaves:
-            name = f"{inner}{leaf}"
-            found = _lstat(folder_fd, leaf)
-            if found is not None and stat.S_ISREG(found.st_mode):
-                yield f"{prefix}{name}"
 
 
 def _storage_error(error: OSError | RuntimeError, path: Path) -> StorageError:

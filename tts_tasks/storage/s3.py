@@ -33,11 +33,13 @@ from tts_tasks.storage.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from obstore.store import ClientConfig, S3Config
 
 _CONFLICT_TRIES: Final = 5
+#: Requests that are made at the same time for objects that are created together.
+_PUTS_AT_ONCE: Final = 8
 #: A part of a multipart upload. S3 wants 5 MiB at least, and takes 10,000 of them.
 _PART_BYTES: Final = 8 * 1024 * 1024
 #: What S3 removes at most in one request.
@@ -91,6 +93,11 @@ class S3Storage:
                 else:
                     return True
         raise UnavailableError(f"{self.uri(name)} is being written and deleted by others")
+
+    def create_many(self, objects: Sequence[tuple[str, bytes]]) -> list[bool]:
+        """See `Storage.create_many`: several puts at the same time."""
+        with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
+            return list(pool.map(lambda one: self.create(*one), objects))
 
     def read(self, name: str) -> bytes:
         """See `Storage.read`."""

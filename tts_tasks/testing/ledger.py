@@ -342,6 +342,14 @@ class MemoryLedger:
             chunk=job.get("chunk", 0),
         )
 
+    def open_jobs(self) -> list[JobRecord]:
+        """Return the online jobs of all lanes that have not ended."""
+        found = self.get_many(self._ask(self._store_open))
+        return [record for record in found if record and not record.ended]
+
+    def _store_open(self) -> list[str]:
+        return [job_id for jobs in self.store.open_jobs.values() for job_id in jobs]
+
     def now_ms(self) -> int:
         """Return the store's time in ms."""
         return self._ask(self.store.now_ms)

@@ -17,7 +17,7 @@ from tts_tasks.storage.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from tts_tasks.testing.store import Wire
@@ -44,6 +44,10 @@ class MemoryStorage:
         """See `Storage.create`."""
         check_name(name)
         return self._ask(self._store_create, name, data)
+
+    def create_many(self, objects: Sequence[tuple[str, bytes]]) -> list[bool]:
+        """See `Storage.create_many`."""
+        return [self.create(name, data) for name, data in objects]
 
     def _store_create(self, name: str, data: bytes) -> bool:
         if name in self.objects:

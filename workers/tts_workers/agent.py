@@ -39,6 +39,7 @@ from tts_workers.decision import (
     decide,
 )
 from tts_workers.evidence import Witness
+from tts_workers.gpu_health import Verdict
 from tts_workers.lease_keeper import LeaseKeeper
 from tts_workers.observer import Observer
 
@@ -115,6 +116,8 @@ class Agent:
             on_change=self._leadership_changed,
         )
         self._last_role: Role | None = None
+        self._engine_ready = False  #: it has spoken since it was loaded
+        self._verdict = Verdict()  #: on its device
         self._shutting_down = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -176,8 +179,9 @@ class Agent:
                 with self._mutex:  # told with the next heartbeat
                     self._record = replace(self._record, job=message["job"])
             case "ready":
+                self._engine_ready = True
                 self._change(
-                    ready=True,
+                    ready=self._may_serve(),
                     engine=message["engine"],
                     fingerprint=message["fingerprint"],
                     capabilities=message["capabilities"],
@@ -201,7 +205,48 @@ class Agent:
 
     def _without_child(self, pid: int, evidence: Callable[[], Evidence]) -> None:
         self._chores.child_died(pid, evidence)
+        self._engine_ready = False
         self._change(ready=False, job="")
+
+    def device_said(self, verdict: Verdict, shown: dict[str, Any]) -> None:
+        """Learn how the device is; what is shown of it is told with the next heartbeat.
+
+        An engine on a broken device is ended: what it has in hand goes to another worker at once,
+        and it must load and speak anew before it serves again (rule 7).
+        """
+        with self._mutex:
+            before, self._verdict = self._verdict, verdict
+            hot = {"hot": True} if verdict.hot else {}
+            self._record = replace(self._record, gpu=shown | hot)
+            pid = self._child.pid
+            if verdict.broken and verdict.faults > before.faults and pid:
+                with contextlib.suppress(ProcessLookupError):
+                    self._kill(pid, signal.SIGKILL)
+                self._without_child(pid, self._witness.of_broken_device(pid, verdict.broken))
+        self._heed_device()
+
+    def _heed_device(self) -> None:
+        """Serve, or no longer, as the verdict on the device says."""
+        if not self._verdict.broken and not self._verdict.hot and not self._record.fault:
+            return
+        with self._mutex:
+            ready = self._engine_ready and self._may_serve()
+            fault, before = self._fault(), self._record
+            if (ready, fault) == (before.ready, before.fault):
+                return
+            self._change(ready=ready, fault=fault)
+        if bool(fault) != bool(before.fault):
+            event = "worker.device_fault" if fault else "worker.device_well"
+            self._events.note(event, worker=self.id, device=before.device, reason=fault)
+
+    def _may_serve(self) -> bool:
+        return not self._fault()
+
+    def _fault(self) -> str:
+        """Return why the device is not to be used; a hot one is, where no cooler one is ready."""
+        me = self._record
+        relieved = self._observer.others_ready(me.pool, me.id, cool=True)
+        return self._verdict.broken or (self._verdict.hot if relieved else "")
 
     @property
     def id(self) -> str:
@@ -244,6 +289,7 @@ class Agent:
             return
         self._store_answered = True
         self._obey(orders)
+        self._heed_device()  # it hangs on who else is ready
         self._take_in(lease)
         with self._mutex:
             self._publish_role()  # others may have become ready

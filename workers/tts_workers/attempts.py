@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tts_tasks.errors import (
@@ -9,16 +10,21 @@ from tts_tasks.errors import (
     EngineError,
     RequestError,
     StorageError,
+    TTSError,
     UnspeakableTextError,
 )
+from tts_tasks.pools import Offer, needs_of
+from tts_tasks.storage import Artifact, publish_many, subtitle_name
 from tts_workers.memory import PARDONS, is_out_of_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tts_tasks.ledger import Claim
     from tts_tasks.requests import SpeechRequest
-    from tts_tasks.storage import Published
+    from tts_tasks.storage import Ownership, Published, Storage
     from tts_workers.engine_host import LoadedEngine
-    from tts_workers.rendering import Encoded
+    from tts_workers.rendering import Encoded, Insist
 
 #: Errors that no other attempt will change, and the code of the failure they are.
 FINAL: Final[dict[type[Exception], str]] = {
@@ -46,17 +52,17 @@ def passing_code(error: Exception) -> tuple[str, str, int]:
 
 
 def check_requirements(request: SpeechRequest, loaded: LoadedEngine) -> None:
-    """Refuse what this pool's engine cannot do; raises `RequestError`."""
-    has = loaded.capabilities
-    wants = request.requires
-    if wants.engine is not None and wants.engine != loaded.engine.name:
-        raise RequestError("requires.engine", f"this pool runs {loaded.engine.name}")
-    if wants.language is not None and wants.language not in has["languages"]:
-        raise RequestError("requires.language", f"this pool speaks {', '.join(has['languages'])}")
-    missing = sorted(set(wants.features) - set(has["features"]))
-    if missing:
-        offered = ", ".join(has["features"]) or "none"
-        raise RequestError("requires.features", f"{missing[0]}: this pool has {offered}")
+    """Refuse what this worker's engine is required to do and cannot; raises `RequestError`.
+
+    The door has looked already, where the pool was known. What a voice or a lexicon calls for
+    besides is the engine's to refuse: it knows why.
+    """
+    offer = Offer.of_capabilities(loaded.capabilities, engine=loaded.engine.name)
+    if offer is None:
+        return
+    needs = replace(needs_of(request), pool="", model="", features=request.requires.features)
+    for lack in offer.lacks(needs):
+        raise RequestError(lack.field, f"this pool {lack.reason}")
 
 
 def details_of(
@@ -73,6 +79,46 @@ def details_of(
         "worker": claim.worker,
     }
     return details | ({"epoch": claim.epoch} if claim.epoch else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What an attempt publishes: an artifact, and its subtitles."""
+
+    artifact: Artifact
+    subtitles: tuple[Artifact, ...] = ()
+
+    @classmethod
+    def of(
+        cls, name: str, encoded: Encoded, owner: Ownership, details: Mapping[str, Any]
+    ) -> Publication:
+        """Return what is published of what was encoded."""
+        names = {kind: subtitle_name(name, kind) for kind in encoded.subtitles}
+        told = {**details, "subtitles": names} if names else details
+        return cls(
+            Artifact(name, encoded.data, owner, told),
+            tuple(Artifact(names[kind], data, owner) for kind, data in encoded.subtitles.items()),
+        )
+
+
+def publish_all(
+    storage: Storage, publications: Sequence[Publication], insist: Insist
+) -> list[Published | TTSError]:
+    """Publish artifacts, and before them their subtitles; returns what came of each.
+
+    So whoever finds an artifact finds its subtitles too. They are adopted as it is, and a name
+    that somebody else has is a conflict before the artifact is there.
+    """
+    subtitles = [(mine, one) for mine in publications for one in mine.subtitles]
+    told = insist(lambda: publish_many(storage, [one for _, one in subtitles]))
+    faults = {
+        id(mine): fault
+        for (mine, _), fault in zip(subtitles, told, strict=True)
+        if isinstance(fault, TTSError)
+    }
+    ready = [mine for mine in publications if id(mine) not in faults]
+    published = iter(insist(lambda: publish_many(storage, [mine.artifact for mine in ready])))
+    return [faults.get(id(mine)) or next(published) for mine in publications]
 
 
 def artifact_record(claim: Claim, published: Published) -> dict[str, Any]:

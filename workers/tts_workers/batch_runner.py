@@ -71,6 +71,7 @@ class BatchRunner:
             settings,
             Insisting(settings.store_outage_s),
             self._begins,
+            host.lost,
         )
         self._working = threading.Lock()
         self._owes = True  #: perhaps lines that the last shift could not give back
@@ -85,7 +86,7 @@ class BatchRunner:
         if not self._lease.serves(_READY_S):
             raise Reject("this worker takes no work now", requeue=True)
         try:
-            with self._working:
+            with self._working, self._online:
                 spoken = self._shift(loaded).work()
             work_is_left = self._book.has_work(self._queue)
         except UnavailableError as error:
@@ -156,7 +157,9 @@ class BatchRunner:
             ring_for_work(app, self._queue, self._settings)
 
     def _on_line(self, job_id: str) -> None:
-        self._link.say({"event": "job", "job": job_id})
+        # of a line the parent hears with its first budget, before anything is done with it
+        tell = self._link.note if job_id else self._link.say
+        tell({"event": "job", "job": job_id})
 
     def _begins(self, number: int, segments: int) -> None:
-        self._link.say({"event": "segment", "segment": number, "segments": segments})
+        self._link.note({"event": "segment", "segment": number, "segments": segments})

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps, signals
 from celery.worker.control import inspect_command
 from click import UsageError
+from pydantic import ValidationError
 
 from tts_tasks.app import app
+from tts_tasks.clock import boottime_s
 from tts_tasks.coordination.base import WorkerRecord
 from tts_tasks.coordination.redis_store import RedisCoordinator
 from tts_tasks.errors import ConfigurationError
@@ -33,7 +35,10 @@ from tts_workers.child_traces import ChildTraces, stderr_address
 from tts_workers.connection import ChildExits, HeldMessages
 from tts_workers.engines import engine_names, runs_on_cpu_only
 from tts_workers.gpu import Device, NvidiaSmiInventory, choose_device, pin
+from tts_workers.gpu_health import GpuSettings
 from tts_workers.gpu_locks import GpuLocks
+from tts_workers.gpu_monitors import monitor_of
+from tts_workers.gpu_watch import GpuWatch
 from tts_workers.notices import Notices
 from tts_workers.recovery import Recovery, unacked_keys
 
@@ -150,11 +155,20 @@ class AgentStep(bootsteps.StartStopStep):
         queues.deselect(list(queues))  # nothing is served until the engine has spoken
         route = route_of(settings)
         parent.tts_queues = Queues(*route.queues)
+        gpu_settings = _gpu_settings()
         address = link.new_address()
         parent.tts_traces = ChildTraces(stderr_address(address))
         parent.tts_agent = self._agent(parent, worker_id, self.device)
         parent.tts_link = link.ParentLink(parent.tts_agent, address)
         os.environ[link.ENVIRONMENT_VARIABLE] = parent.tts_link.address
+        monitor = monitor_of(gpu_settings, self.device.uuid)
+        parent.tts_gpu = monitor and GpuWatch(
+            monitor,
+            parent.tts_agent,
+            gpu_settings,
+            every_s=settings.heartbeat_s,
+            clock=boottime_s,
+        )
 
     @staticmethod
     def _agent(parent: Worker, worker_id: str, device: Device) -> Agent:
@@ -207,7 +221,18 @@ class AgentStep(bootsteps.StartStopStep):
     def start(self, parent: Worker) -> None:
         """Join the cluster (as not ready yet)."""
         parent.tts_agent.start()
+        if parent.tts_gpu is not None:
+            parent.tts_gpu.start()
         logger.info("worker %s on %s", parent.tts_agent.id, self.device)
+
+
+def _gpu_settings() -> GpuSettings:
+    try:
+        return GpuSettings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "_".join(map(str, first["loc"])).upper()
+        raise ConfigurationError(f"TTS_GPU_{name}: {first['msg']}") from None
 
 
 class QueuesStep(bootsteps.StartStopStep):
@@ -237,6 +262,8 @@ def hand_over(**_: Any) -> None:
 def leave(**_: Any) -> None:
     """Leave the cluster, after the pool has ended its work: steps have no order for that."""
     for worker in _workers:
+        if worker.tts_gpu is not None:
+            worker.tts_gpu.close()
         worker.tts_agent.leave()
         worker.tts_link.close()
         worker.tts_traces.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -13,13 +14,16 @@ from celery import signals
 from tts_tasks.settings import get_settings
 from tts_tasks.tasks import install_runners
 from tts_workers.batch_runner import BatchRunner
-from tts_workers.child_traces import relay_stderr, say_where_it_hangs, stderr_address
+from tts_workers.child_traces import relay_stderr, stderr_address, write_stacks_later
 from tts_workers.engine_host import EngineHost
 from tts_workers.evidence import LogForwarder
+from tts_workers.gpu_health import GpuSettings, check_memory
+from tts_workers.gpu_monitors import monitor_of
 from tts_workers.job_runner import JobRunner
 from tts_workers.leadership import BelievedLease
 from tts_workers.link import ENVIRONMENT_VARIABLE, ChildLink
 from tts_workers.pace import Pace
+from tts_workers.step_budgets import StepBudgets
 
 if TYPE_CHECKING:
     from tts_tasks.events import EventLog
@@ -34,12 +38,11 @@ def start_child() -> None:
     relay_stderr(stderr_address(address))
     logging.root.addHandler(LogForwarder(link.say))
 
-    def tell(budget_s: float) -> None:
-        say_where_it_hangs(budget_s)
-        link.say({"event": "budget", "budget_s": budget_s})
-
+    budgets = StepBudgets(
+        lambda budget_s: link.say({"event": "budget", "budget_s": budget_s}), write_stacks_later
+    )
     pace = Pace(
-        tell,
+        budgets,
         floor_s=settings.silence_s,
         factor=settings.progress_factor,
         unknown_s=settings.first_step_s,
@@ -51,13 +54,14 @@ def start_child() -> None:
         pace=pace,
         storage_url=settings.storage_url,
         lane_key=settings.lane_key,
+        check_device=_check_device,
     )
     worker_id = os.environ["TTS_WORKER_ID"]
     runner = JobRunner(host, lease, link, settings, worker_id)
     batch_runner = BatchRunner(host, lease, link, settings, worker_id, runner.events)
     install_runners(runner, batch_runner)
     threading.Thread(
-        target=_pulse, args=(link, settings.heartbeat_s / 2), name="pulse", daemon=True
+        target=_pulse, args=(link, budgets, settings.heartbeat_s / 2), name="pulse", daemon=True
     ).start()
     # not in the pulse's thread: a store that does not answer would hold the pulse up
     owed = (runner.events, batch_runner, settings.heartbeat_s)
@@ -71,9 +75,22 @@ def start_child() -> None:
     signals.worker_process_shutdown.connect(end, weak=False)
 
 
-def _pulse(link: ChildLink, every_s: float) -> None:
+def _check_device() -> None:
+    """See that the engine's memory is there, where it is known how much that is."""
+    settings = GpuSettings()
+    if not settings.memory_bytes:
+        return
+    pinned = os.environ.get("CUDA_VISIBLE_DEVICES", "-1")
+    monitor = monitor_of(settings, None if pinned == "-1" else pinned)
+    if monitor is not None:
+        with contextlib.closing(monitor):
+            check_memory(monitor, settings.memory_bytes)
+
+
+def _pulse(link: ChildLink, budgets: StepBudgets, every_s: float) -> None:
     """Tell the parent that this process runs; see `ChildWatch`."""
     while True:
+        budgets.keep()
         link.say({"event": "pulse"})
         time.sleep(every_s)
 

@@ -32,8 +32,6 @@ _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _LINES_REMEMBERED = 100
 #: The first words of the interpreter's stacks: of a fatal error, and of a step that hangs.
 _FATAL, _HANGS, _THREAD = "Fatal Python error", "Timeout (", "Thread 0x"
-#: When a step has used up so much of its budget, its stack is written: it may be killed soon.
-_HANGS_SHARE = 0.9
 _CHUNK_BYTES = 65_536
 _CHILDREN_REMEMBERED = 4
 _ASK_AGAIN_S = 0.02
@@ -173,13 +171,13 @@ def relay_stderr(address: str) -> None:
     faulthandler.enable(_STDERR, all_threads=False)
 
 
-def say_where_it_hangs(budget_s: float) -> None:
-    """Have the stacks of this process written to stderr when a step's budget is nearly over.
+def write_stacks_later(in_s: float) -> None:
+    """Have the stacks of this process written to stderr in so many seconds; 0: not any more.
 
-    0: the step has ended. Needs no interpreter that is free: a thread of C's own does it.
+    Needs no interpreter that is free: a thread of C's own does it.
     """
-    if budget_s > 0:
-        faulthandler.dump_traceback_later(_HANGS_SHARE * budget_s, file=_STDERR)
+    if in_s > 0:
+        faulthandler.dump_traceback_later(in_s, file=_STDERR)
     else:
         faulthandler.cancel_dump_traceback_later()
 

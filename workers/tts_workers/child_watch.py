@@ -70,6 +70,11 @@ class ChildWatch:
         return True
 
     @property
+    def pid(self) -> int:
+        """The process that is watched; 0 while there is none."""
+        return self._pid
+
+    @property
     def left_s(self) -> float | None:
         """For how long the child may still be silent; None: it is not watched."""
         limit_s = self._limit_s

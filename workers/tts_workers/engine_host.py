@@ -8,24 +8,32 @@ and the parent is told why.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks.errors import EngineError, EngineLoadError, TTSError
+from tts_tasks.lexicons import KeptLexicons
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_workers.engines import load_engine
 from tts_workers.engines.base import Engine, SpeakOptions, VoiceReference
+from tts_workers.voice_cache import VoiceCache
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tts_tasks.errors import EngineLostError
     from tts_tasks.storage import Storage
     from tts_workers.link import ChildLink
     from tts_workers.pace import Pace
 
 logger = logging.getLogger(__name__)
 
+#: Of a process whose engine is lost: EX_SOFTWARE.
+LOST_EXIT_STATUS = 70
 PROBE_TEXT = "你好。 Hello."
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 #: A half-written file that nobody has touched for that long was left by a writer that died.
@@ -41,6 +49,14 @@ class LoadedEngine:
     capabilities: dict[str, Any]
     storage: Storage  #: where what it speaks will go: a worker without one is not ready either
     epochs: EpochMarks  #: up to where the storage says that the lane's epochs are used
+    voices: VoiceCache = field(init=False, repr=False)  #: what it has encoded
+    lexicons: KeptLexicons = field(init=False, repr=False)  #: that it was asked for
+
+    def __post_init__(self) -> None:
+        """Begin with no voice encoded and no lexicon read."""
+        voices = VoiceCache(self.engine, self.fingerprint, self.storage)
+        object.__setattr__(self, "voices", voices)
+        object.__setattr__(self, "lexicons", KeptLexicons(self.storage))
 
     @property
     def name(self) -> str:
@@ -60,7 +76,10 @@ class EngineHost:
         pace: Pace,
         storage_url: str,
         lane_key: str,
+        check_device: Callable[[], None] = lambda: None,
     ) -> None:
+        """``check_device``: called before the engine is loaded; raises `EngineLoadError`."""
+        self._check_device = check_device
         self._engine_name = engine_name
         self.pace = pace
         self._storage_url = storage_url
@@ -84,6 +103,18 @@ class EngineHost:
         """Free the engine."""
         if self._loaded is not None:
             self._loaded.engine.close()
+
+    def lost(self, error: EngineLostError) -> None:
+        """End this process, as the engine is of no more use in it.
+
+        The parent gives the job in hand back with a strike, hands the lane over, and starts a new
+        process, which loads the engine anew: so a worker whose engine does not come back takes no
+        work that others can do. Without clean-up, which may need what is lost.
+        """
+        logger.critical("the engine %s is lost: %s", self._engine_name, error)
+        for handler in logging.root.handlers:
+            handler.flush()
+        os._exit(LOST_EXIT_STATUS)
 
     def _load_until_ready(self) -> None:
         retry_s = _FIRST_RETRY_S
@@ -117,6 +148,7 @@ class EngineHost:
         storage.sweep(_ABANDONED_S)
         epochs = EpochMarks(storage, self._lane_key)
         engine = load_engine(self._engine_name)
+        self._check_device()
         try:
             engine.load(self._device)
             voice = engine.encode_voice(VoiceReference())
@@ -135,6 +167,14 @@ class EngineHost:
         if samples == 0:
             engine.close()
             raise EngineLoadError("the probe made no sound")
-        capabilities = engine.capabilities()
-        described = asdict(capabilities) | {"features": sorted(capabilities.features)}
-        return LoadedEngine(engine, engine.fingerprint(), described, storage, epochs)
+        return LoadedEngine(engine, engine.fingerprint(), described(engine), storage, epochs)
+
+
+def described(engine: Engine) -> dict[str, Any]:
+    """Return the capabilities of a loaded engine as its worker advertises them."""
+    capabilities = engine.capabilities()
+    return asdict(capabilities) | {
+        "features": sorted(capabilities.features),
+        "model": capabilities.model or engine.name,
+        "model_version": capabilities.model_version or "-".join(engine.version.split()),
+    }

@@ -131,6 +131,12 @@ class Witness:
 
         return evidence
 
+    def of_broken_device(self, pid: int, fault: str) -> Callable[[], Evidence]:
+        """Give evidence of a child that is killed because its device is broken."""
+        words = self._children.get(pid, LastWords()).as_evidence()
+        reason = f"its device is broken: {fault}; the engine was killed{_where(words)}"
+        return lambda: {"reason": reason, **words}
+
 
 def of_lost_worker(silent_s: float) -> Evidence:
     """Give evidence of a worker that is dead as a whole: it cannot be asked."""

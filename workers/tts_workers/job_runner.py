@@ -22,21 +22,25 @@ from tts_tasks.errors import (
     JobFailedError,
     StaleAttemptError,
     StorageError,
+    TTSError,
     UnavailableError,
 )
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import Claim, ClaimRefused, JobLedger, Refusal, SegmentLog
+from tts_tasks.pinning import pin_online
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest, parse_request
 from tts_tasks.routing import route_of
-from tts_tasks.storage import Ownership, find_published, publish
+from tts_tasks.storage import Ownership, find_published
 from tts_tasks.tasks import accept_online
 from tts_workers.attempts import (
     FINAL,
+    Publication,
     artifact_record,
     check_requirements,
     details_of,
     final_code,
+    publish_all,
 )
 from tts_workers.endings import exhausted_reason, failure, of_lost_attempts
 from tts_workers.insisting import Insisting
@@ -81,7 +85,7 @@ class JobRunner:
         self._ledger = JobLedger(settings.redis_url, client=client)
         self._events = EventLog(client, kept=settings.events_kept)
         log = SegmentLog(settings.redis_url, client=client)
-        self._tools = Tools(log, host.pace, settings, self._insist, self._begins)
+        self._tools = Tools(log, host.pace, settings, self._insist, self._begins, host.lost)
 
     @property
     def events(self) -> EventLog:
@@ -139,7 +143,8 @@ class JobRunner:
         if isinstance(answer, ClaimRefused) and answer.reason is Refusal.MISSING and given:
             # sent by a foreign client, without our `apply_async`: accepted here, before anything
             keys.check_task_id(task_id, self._lane_key)
-            request = parse_request(given)
+            storage_url = self._settings.storage_url
+            request = self._insist(lambda: pin_online(parse_request(given), storage_url))
             try:
                 self._insist(lambda: accept_online(request, task_id))
             except AdmissionError as error:
@@ -194,6 +199,7 @@ class JobRunner:
                 loaded.engine,
                 lambda: self._artifact(claim, request, loaded),
                 lambda reason: self._out_of_memory(claim, reason, "tried again"),
+                loaded.voices.clear,
             )
         except (StaleAttemptError, UnavailableError):
             raise
@@ -233,13 +239,16 @@ class JobRunner:
             rendering.speak()
             encoded = rendering.encode()
         details = details_of(claim, request, loaded, encoded)
-        published = self._insist(lambda: publish(storage, name, encoded.data, owner, details))
+        mine = Publication.of(name, encoded, owner, details)
+        (told,) = publish_all(storage, [mine], self._insist)
+        if isinstance(told, TTSError):
+            raise told
         if not request.stream:  # else a listener may still want them; they are swept later
             self._insist(lambda: storage.remove(rendering.staged))
-        return artifact_record(claim, published)
+        return artifact_record(claim, told)
 
     def _begins(self, number: int, segments: int) -> None:
-        self._link.say({"event": "segment", "segment": number, "segments": segments})
+        self._link.note({"event": "segment", "segment": number, "segments": segments})
 
     # -- endings ----------------------------------------------------------------------------
 

@@ -141,13 +141,22 @@ class ChildLink:
         self._on_end = on_end
         self.pid = os.getpid()  #: by which the parent knows this child
         self._mutex = threading.Lock()
+        self._noted = b""
         threading.Thread(target=self._read, name="link-parent", daemon=True).start()
+
+    def note(self, message: dict[str, Any]) -> None:
+        """Tell the parent something together with what is said next, and before it."""
+        line = json.dumps(message).encode() + b"\n"
+        with self._mutex:
+            self._noted += line
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the parent something; a parent that is gone is none of the child's business."""
+        line = json.dumps(message).encode() + b"\n"
         with self._mutex:
+            said, self._noted = self._noted + line, b""
             try:
-                self._socket.sendall(json.dumps(message).encode() + b"\n")
+                self._socket.sendall(said)
             except OSError:
                 return  # Celery ends the child together with its parent
 

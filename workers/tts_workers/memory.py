@@ -27,7 +27,9 @@ _FOREIGN = "OutOfMemoryError"
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or what caused it, is that memory ran out: the device's or the host's."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()  # `raise error from error` is its own cause
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         if isinstance(cause, EngineOutOfMemoryError | MemoryError):
             return True
         if any(kind.__name__ == _FOREIGN for kind in type(cause).__mro__):
@@ -37,11 +39,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def with_memory_freed(
-    engine: Engine, work: Callable[[], T], on_out_of_memory: Callable[[str], None]
+    engine: Engine,
+    work: Callable[[], T],
+    on_out_of_memory: Callable[[str], None],
+    let_go: Callable[[], None] = lambda: None,
 ) -> T:
     """Do something, and once more after the engine has freed memory, if it ran out of it.
 
-    ``on_out_of_memory`` is told the reason before the second try. Raises `EngineOutOfMemoryError`
+    ``on_out_of_memory`` is told the reason before the second try; ``let_go`` lets go what others
+    hold of the engine's, such as encoded voices. Raises `EngineOutOfMemoryError`
     if that runs out too.
     """
     try:
@@ -50,6 +56,7 @@ def with_memory_freed(
         reason = str(error)
     # Only now: the traceback held the frames of the failed try, and with them their tensors.
     on_out_of_memory(reason)
+    let_go()
     _free_memory(engine)
     return _mapped(work)
 

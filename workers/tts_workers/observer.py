@@ -70,10 +70,17 @@ class Observer:
         """The registered workers, and what each says it works on."""
         return {id_: record.job if record else "" for id_, record in self.workers.items()}
 
-    def others_ready(self, pool: str, worker_id: str) -> int:
-        """Return how many workers of a pool could take work at once, but for one."""
+    def others_ready(self, pool: str, worker_id: str, *, cool: bool = False) -> int:
+        """Return how many workers of a pool could take work at once, but for one.
+
+        ``cool``: of those only whose device is not slowed down by its heat.
+        """
         return sum(
-            record is not None and record.ready and not record.draining and record.pool == pool
+            record is not None
+            and record.ready
+            and not record.draining
+            and record.pool == pool
+            and not (cool and record.gpu.get("hot"))
             for id_, record in self.workers.items()
             if id_ != worker_id
         )

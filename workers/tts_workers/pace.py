@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
 
 #: Weight of the newest measurement in the running mean.
 _NEWEST = 0.3
+
+
+@dataclass(slots=True)
+class Step:
+    """A step in hand."""
+
+    #: What is to be learned from, where it began earlier and so took longer than was waited for.
+    took_s: float | None = None
 
 
 class Pace:
@@ -54,15 +63,17 @@ class Pace:
         return None if known_s is None else known_s * _units(size)
 
     @contextmanager
-    def step(self, kind: str, size: int | None = None) -> Iterator[None]:
+    def step(self, kind: str, size: int | None = None) -> Iterator[Step]:
         """Do a step within its budget; only a step that succeeds is learned from."""
         self._tell(self.budget_s(kind, size))
         began_s = self._clock()
+        step = Step()
         try:
-            yield
+            yield step
         finally:
             self._tell(0.0)
-        took_s = (self._clock() - began_s) / _units(size)
+        took_s = self._clock() - began_s if step.took_s is None else step.took_s
+        took_s /= _units(size)
         known_s = self._known_s.get(kind, took_s)
         if size is None:
             self._known_s[kind] = max(known_s, took_s)

@@ -23,10 +23,11 @@ from tts_tasks import keys
 from tts_tasks.ledger.records import Claim, JobMeta
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from tts_tasks.ledger.batch_records import Run, TakenJob
     from tts_tasks.requests import SpeechRequest
+    from tts_tasks.storage import Ownership
     from tts_workers.rendering import Rendering
 
 #: So often somebody who waits for a line is asked whether it is to go on, in seconds.
@@ -42,9 +43,11 @@ class Limits:
     run_s: float = 0.5  #: nor more than the engine needs so long for: others want to work too
     lines_ahead: int = 64  #: that are taken, and neither spoken nor ended
     ahead_s: float = 0.5  #: more is taken when the engine will be done with those so soon
-    storing_lines: int = 16  #: that are spoken and not ended
+    storing_lines: int = 128  #: that are spoken and not ended
     storing_bytes: int = 64 * 1024 * 1024  #: of sound in them, or one that is larger
-    storers: int = 4  #: threads that encode and publish
+    storers: int = 4  #: threads that encode and publish,
+    group_lines: int = 32  #: so many lines together,
+    group_bytes: int = 1024 * 1024  #: and no more sound than that, or one line that is longer
     end_s: float = 10.0  #: how long what is being stored may hold up the end of a shift,
     yield_s: float = 1.0  #: and how long where online work waits for it
 
@@ -67,6 +70,7 @@ class Line:
     claim: Claim
     stage: Stage = Stage.TAKEN
     request: SpeechRequest | None = None
+    owner: Ownership | None = None  #: whose its artifact is, once its request is known
     rendering: Rendering | None = None
     expected_s: float = math.inf  #: how long the engine will need; unknown until it is prepared
     began_s: float = 0.0  #: when the engine began
@@ -126,6 +130,7 @@ class Pipeline:
         self._in_hand: set[Line] = set()
         self._cancelled: dict[str, int] = {}  #: batch → the newest run when it was cancelled
         self._ahead = self._storing = self._storing_bytes = self._runs = 0
+        self._at_small_groups = 0  #: threads that will soon be back for more to store
         self._news = 0  #: grows with whatever may have brought ready lines
         self._nothing_left = False
         self.stopped = False  #: nothing is taken, prepared or spoken any more,
@@ -174,10 +179,10 @@ class Pipeline:
             self._ahead += len(lines)
             return lines
 
-    def prepared(self, line: Line) -> None:
-        """Hand a line on to be spoken."""
+    def prepared(self, lines: Sequence[Line]) -> None:
+        """Hand lines on to be spoken."""
         with self._lock:
-            self._prepared.append(line)
+            self._prepared.extend(lines)
             self._speaker.notify_all()
 
     # -- speaking -----------------------------------------------------------------------------
@@ -211,29 +216,59 @@ class Pipeline:
             self._storing += 1
             self._storing_bytes += size_bytes
             self._spoken.append(line)
-            self._storers.notify()
+            # Short lines are worth waiting for each other: a thread that is woken for each of
+            # them costs more than what it does.
+            if not self._at_small_groups or self._group_of(self._spoken)[1]:
+                self._storers.notify()
             self._room.notify_all()
 
     # -- storing and ending -------------------------------------------------------------------
 
-    def next_to_store(self) -> Line | None:
-        """Wait for a line that is to be stored; None: there will be no more."""
-        with self._lock:
-            self._storers.wait_for(lambda: self.closed or self._spoken)
-            return None if self.closed else self._spoken.popleft()
+    def next_to_store(self, stored: Sequence[Line] = ()) -> list[Line]:
+        """Wait for lines that are to be stored together; none: there will be no more.
 
-    def ended(self, outcome: Outcome) -> None:
-        """Hand on what came of a line, from whatever stage."""
+        ``stored``: those that the caller got last, and is done with.
+        """
         with self._lock:
-            line = outcome.line
-            if line not in self._in_hand:
-                return  # given back meanwhile
-            if line.stage is not Stage.STORING:
-                self._ahead -= 1
-                self._storing += 1
-                self._room.notify_all()
-            line.stage = Stage.STORING
-            self._outcomes.append(outcome)
+            self._at_small_groups -= self._is_small(stored)
+            self._storers.wait_for(lambda: self.closed or self._spoken)
+            if self.closed:
+                return []
+            lines, _ = self._group_of(self._spoken)
+            for _ in lines:
+                self._spoken.popleft()
+            self._at_small_groups += self._is_small(lines)
+            return lines
+
+    def _group_of(self, waiting: Iterable[Line]) -> tuple[list[Line], bool]:
+        """Return the lines that are stored together, the first at least; and whether more wait."""
+        lines: list[Line] = []
+        size_bytes = 0
+        for line in waiting:
+            size_bytes += line.size_bytes
+            too_much = size_bytes > self.limits.group_bytes
+            if lines and (too_much or len(lines) == self.limits.group_lines):
+                return lines, True
+            lines.append(line)
+        return lines, False
+
+    def _is_small(self, lines: Sequence[Line]) -> bool:
+        size_bytes = sum(line.size_bytes for line in lines)
+        return bool(lines) and size_bytes <= self.limits.group_bytes
+
+    def ended(self, *outcomes: Outcome) -> None:
+        """Hand on what came of lines, from whatever stage."""
+        with self._lock:
+            for outcome in outcomes:
+                line = outcome.line
+                if line not in self._in_hand:
+                    continue  # given back meanwhile
+                if line.stage is not Stage.STORING:
+                    self._ahead -= 1
+                    self._storing += 1
+                    self._room.notify_all()
+                line.stage = Stage.STORING
+                self._outcomes.append(outcome)
             self._ender.notify_all()
 
     def outcomes(self) -> list[Outcome]:
@@ -244,19 +279,19 @@ class Pipeline:
             self._outcomes.clear()
             return found
 
-    def let_go(self, line: Line) -> None:
-        """Have a line in hand no more: it has ended, was given back, or is somebody else's."""
-        line.close()
+    def let_go(self, *lines: Line) -> None:
+        """Have lines in hand no more: they have ended, were given back, or are somebody else's."""
+        for line in lines:
+            line.close()
         with self._lock:
-            if line not in self._in_hand:
-                return
-            self._in_hand.remove(line)
-            if line.stage is Stage.STORING:
-                self._storing -= 1
-                self._storing_bytes -= line.size_bytes
-            else:
-                self._ahead -= 1
-            self._news += 1
+            for line in self._in_hand.intersection(lines):
+                self._in_hand.remove(line)
+                if line.stage is Stage.STORING:
+                    self._storing -= 1
+                    self._storing_bytes -= line.size_bytes
+                else:
+                    self._ahead -= 1
+                self._news += 1
             self._room.notify_all()
             self._speaker.notify_all()
             if not self._in_hand:
@@ -322,8 +357,7 @@ class Pipeline:
         with self._lock:
             self._prepared.clear()
             lines = [line for line in self._in_hand if line.stage is not Stage.STORING]
-        for line in lines:
-            self.let_go(line)
+        self.let_go(*lines)
         return sorted(lines, key=lambda line: (line.run, line.job.line))
 
     def drain(self, timeout_s: float) -> None:

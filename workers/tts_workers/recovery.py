@@ -24,6 +24,8 @@ from tts_tasks.ledger import BatchBook, SegmentLog
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_tasks.storage.staging import sweep_staging
+from tts_tasks.voices.references import ReferenceStore
+from tts_tasks.voices.uses import wanted_audio
 from tts_workers.evidence import of_lost_worker
 from tts_workers.held_messages import held_by, put_back
 from tts_workers.line_recovery import LineRecovery
@@ -239,6 +241,8 @@ class Recovery:
         storage = open_storage(self._settings.storage_url)
         if removed := sweep_staging(storage, self._still_wanted):
             logger.info("%d staged segments of jobs that have ended are removed", removed)
+        if removed := ReferenceStore(storage).sweep(lambda: wanted_audio(self._ledger)):
+            logger.info("%d reference recordings that nothing needs are removed", removed)
         for batch_id in self._book.expired():
             if remove_expired(storage, batch_id, self._settings.retention_s):
                 self._book.forget(batch_id)

@@ -11,24 +11,33 @@ import hashlib
 import json
 import logging
 import tempfile
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from tts_tasks import audio
-from tts_tasks.errors import NotFoundError, RequestError, TTSError
+from tts_tasks.errors import EngineLostError, NotFoundError, TTSError
 from tts_tasks.ledger import LoggedSegment
 from tts_tasks.storage.staging import Staging
-from tts_workers.engines.base import SpeakOptions, VoiceReference
+from tts_workers.audio_out.finishing import encoded_whole, finished_segment, with_pauses
+from tts_workers.audio_out.subtitles import cues, rendered
+from tts_workers.engines.base import SpeakOptions, SpeaksAhead
+from tts_workers.text.written import written_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from tts_tasks.ledger import Checkpoint, Claim, SegmentLog
     from tts_tasks.requests import SpeechRequest
     from tts_tasks.settings import Settings
     from tts_workers.engine_host import LoadedEngine
-    from tts_workers.engines.base import EngineState, Segment
+    from tts_workers.engines.base import (
+        EngineState,
+        EngineVoice,
+        Segment,
+        Spoken,
+        VoiceReference,
+    )
     from tts_workers.pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -64,6 +73,7 @@ class Tools:
     settings: Settings
     insist: Insist
     on_segment: Callable[[int, int], None] = lambda _number, _segments: None  #: it is begun
+    on_lost: Callable[[EngineLostError], None] = lambda _: None  #: told when the engine is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,7 @@ class Encoded:
     data: bytes
     duration_s: float
     sample_rate_hz: int
+    subtitles: Mapping[str, bytes] = field(default_factory=dict)  #: by their format
 
 
 class Rendering:
@@ -94,8 +105,10 @@ class Rendering:
         self._pcm = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115
         self._segments: list[Segment] = []
         self._plan = ""
+        self._reference: VoiceReference | None = None  #: read ahead
         self._state: EngineState | None = None
         self._done = 0
+        self._lengths: list[int] = []  #: of the segments that are done, in samples
         self._logged_bytes = 0  #: of audio in the log itself
         self.staged: list[str] = []  #: objects in storage that are of no use once it is published
 
@@ -114,11 +127,16 @@ class Rendering:
         """How much sound there is so far."""
         return self._pcm.tell()
 
-    def prepare(self) -> None:
-        """Cut the text; raises `UnspeakableTextError`, `RequestError`."""
-        _check_voice(self._request)
-        self._segments = self._loaded.engine.split(self._request.text)
+    def prepare(self, insist: Insist | None = None) -> None:
+        """Cut the text, and read reference audio; raises `UnspeakableTextError`, `RequestError`.
+
+        ``insist``: how, where it is not the way of what is spoken.
+        """
+        self._loaded.voices.check(self._request)
+        segments = self._split(insist or self._tools.insist)
+        self._segments = with_pauses(segments, self._request)
         self._plan = plan_of(self._segments, self._sample_rate_hz, self._loaded.fingerprint)
+        self._reference = self._loaded.voices.fetch(self._request, insist or self._tools.insist)
 
     def speak(self, must_yield: Callable[[], bool] = lambda: False) -> None:
         """Speak what is still to be spoken.
@@ -127,39 +145,91 @@ class Rendering:
         `YieldedError`, and what engines and stores raise.
         """
         request = self._request
-        with self._tools.pace.step(f"voice {request.voice}"):
-            voice = self._loaded.engine.encode_voice(
-                VoiceReference(name=request.voice, prompt_text=request.prompt_text)
-            )
+        voice = self._loaded.voices.encoded(
+            request, self._reference, self._tools.insist, self._encode_voice
+        )
+        self._reference = None
         options = SpeakOptions(seed=request.seed, speed=request.speed)
         if self.is_kept:
             self._resume()
+        with self._expected(self._segments[self._done :], voice, options):
+            self._speak_the_rest(voice, options, must_yield)
+
+    def _speak_the_rest(
+        self, voice: EngineVoice, options: SpeakOptions, must_yield: Callable[[], bool]
+    ) -> None:
+        request = self._request
         for segment in self._segments[self._done :]:
             self._tools.on_segment(self._done + 1, len(self._segments))
-            with self._tools.pace.step("speak", len(segment.text)):
-                spoken = self._loaded.engine.speak(segment, voice, self._state, options)
+            with self._tools.pace.step("speak", len(segment.text)) as step:
+                spoken = self._spoken(segment, voice, options)
+                step.took_s = spoken.took_s
             self._state = spoken.state
             self._done += 1
-            pcm = audio.pcm16(
-                audio.join([spoken.samples], [segment.pause_after_s], self._sample_rate_hz)
-            )
-            self._pcm.write(pcm)
+            samples = finished_segment(spoken.samples, request, self._sample_rate_hz)
+            pcm = audio.pcm16(audio.join([samples], [segment.pause_after_s], self._sample_rate_hz))
+            self._take(pcm)
             if self.is_kept:
                 self._keep(pcm)
             if self._done < len(self._segments) and must_yield():
                 raise YieldedError
 
+    @contextmanager
+    def _expected(
+        self, segments: list[Segment], voice: EngineVoice, options: SpeakOptions
+    ) -> Iterator[None]:
+        """Let an engine that can do so begin with segments before they are asked for."""
+        engine = self._loaded.engine
+        if len(segments) < 2 or not isinstance(engine, SpeaksAhead):
+            yield
+            return
+        engine.expect(segments, voice, options)
+        try:
+            yield
+        finally:
+            engine.expect((), voice, options)
+
+    def _spoken(self, segment: Segment, voice: EngineVoice, options: SpeakOptions) -> Spoken:
+        try:
+            return self._loaded.engine.speak(segment, voice, self._state, options)
+        except EngineLostError as error:
+            self._tools.on_lost(error)
+            raise
+
+    def _encode_voice(self, reference: VoiceReference) -> EngineVoice:
+        kind = reference.name if reference.prompt_audio is None else "from reference audio"
+        with self._tools.pace.step(f"voice {kind}"):
+            return self._loaded.engine.encode_voice(reference)
+
     def encode(self) -> Encoded:
         """Join and encode what was spoken."""
-        self._pcm.seek(0)
-        request = self._request
-        rate_hz = audio.encodable_rate_hz(
-            request.sample_rate or self._sample_rate_hz, request.format
-        )
-        data, duration_s = audio.encode_pcm16(
-            self._pcm, self._sample_rate_hz, rate_hz, request.format
-        )
-        return Encoded(data, duration_s, rate_hz)
+        request, from_hz = self._request, self._sample_rate_hz
+        rate_hz = audio.encodable_rate_hz(request.sample_rate or from_hz, request.format)
+        data, duration_s = encoded_whole(self._pcm, from_hz, rate_hz, request)
+        return Encoded(data, duration_s, rate_hz, self._subtitles(rate_hz))
+
+    def _subtitles(self, rate_hz: int) -> dict[str, bytes]:
+        """Return the subtitle files, from what the segments were kept as."""
+        if not self._request.subtitles:
+            return {}
+        from_hz = self._sample_rate_hz
+        written = written_segments(self._request.text, self._segments)
+        texts = [(text, one.text) for text, one in zip(written, self._segments, strict=True)]
+        pauses = [audio.pause_samples(one.pause_after_s, from_hz) for one in self._segments]
+        found = cues(texts, self._lengths, pauses)
+        return {kind: rendered(found, kind, from_hz, rate_hz) for kind in self._request.subtitles}
+
+    def _take(self, pcm: bytes) -> None:
+        """Add a segment, with its pause, to what there is."""
+        self._pcm.write(pcm)
+        self._lengths.append(len(pcm) // 2)
+
+    def _split(self, insist: Insist) -> list[Segment]:
+        text, name = self._request.text, self._request.lexicon
+        if name is None:
+            return self._loaded.engine.split(text)
+        lexicon = insist(lambda: self._loaded.lexicons.get(name))
+        return self._loaded.engine.split(text, lexicon)
 
     # -- what attempts leave to each other ----------------------------------------------------
 
@@ -205,6 +275,7 @@ class Rendering:
         logger.info("%s is spoken from its beginning again", self._claim.job_id)
         self._pcm.seek(0)
         self._pcm.truncate()
+        self._lengths.clear()
         self._done, self._state, self._logged_bytes = 0, None, 0
         if not insist(lambda: log.restart(self._claim)):
             raise OvertakenError
@@ -237,7 +308,7 @@ class Rendering:
             if segment.number != self._done + 1 or not segment.is_intact(pcm):
                 logger.warning("segment %d of %s is damaged", segment.number, self._claim.job_id)
                 return False
-            self._pcm.write(pcm)
+            self._take(pcm)
             self._done += 1
         return self._done == checkpoint.segments_done
 
@@ -255,10 +326,3 @@ def plan_of(segments: list[Segment], sample_rate_hz: int, fingerprint: str) -> s
     texts: list[Any] = [[segment.text, segment.pause_after_s] for segment in segments]
     split = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
     return f"{split}.{sample_rate_hz} {fingerprint}"
-
-
-def _check_voice(request: SpeechRequest) -> None:
-    if request.prompt_audio is not None:
-        raise RequestError(
-            "prompt_audio", "no engine of this release clones a voice; use a named voice"
-        )

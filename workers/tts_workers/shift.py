@@ -23,7 +23,8 @@ from tts_workers.link import nonce_prefix
 from tts_workers.memory import with_memory_freed
 from tts_workers.pipeline import Limits, Outcome, Pipeline, Stage
 from tts_workers.rendering import OvertakenError, YieldedError
-from tts_workers.shift_stages import Ending, Equipment, Preparing, Settling, Storing, in_thread
+from tts_workers.shift_ending import Ending, Settling
+from tts_workers.shift_stages import Equipment, Preparing, Storing, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +159,8 @@ class Shift:
                 "job.out_of_memory", **what, reason=reason, then="tried again"
             )
 
-        return with_memory_freed(self._equipment.loaded.engine, speak, told)
+        loaded = self._equipment.loaded
+        return with_memory_freed(loaded.engine, speak, told, loaded.voices.clear)
 
     # -- giving back --------------------------------------------------------------------------
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tts_tasks.batches.manifest import Manifest
-from tts_tasks.batches.report import ReportParts
-from tts_tasks.errors import StorageError, TTSError, UnavailableError
-from tts_tasks.ledger.batch_records import LineEnding
+from tts_tasks.errors import StorageError, UnavailableError
 from tts_tasks.requests import parse_request
-from tts_tasks.storage import Ownership, find_published, publish
+from tts_tasks.storage import Ownership, find_published
 from tts_workers.attempts import (
+    Publication,
     artifact_record,
     check_requirements,
     details_of,
-    final_code,
-    passing_code,
+    publish_all,
 )
 from tts_workers.endings import exhausted_reason, failure, of_lost_attempts
 from tts_workers.link import nonce_prefix
@@ -41,8 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How long settling rests in between, in seconds: short lines end by the hundred.
-_SETTLE_EVERY_S: Final = 0.05
+#: Lines that the engine will need less for, in seconds, are handed on to it together: waking it
+#: for each costs as much as they do.
+_HAND_ON_S: Final = 0.01
 #: Chunks of manifests that are kept in memory: a run lies in one or two.
 _CHUNKS_KEPT: Final = 4
 
@@ -70,7 +69,9 @@ class Equipment:
         """Return whose a line's artifact is."""
         if line.request is None:
             raise ValueError(f"{line.claim.job_id} has not been read")
-        return Ownership(job=line.claim.job_id, sound=line.request.sound_sha256())
+        if line.owner is None:
+            line.owner = Ownership(job=line.claim.job_id, sound=line.request.sound_sha256())
+        return line.owner
 
 
 class Preparing:
@@ -106,6 +107,7 @@ class Preparing:
         if run is None:
             return False
         equipment.on_taken()
+        ready: list[Line] = []
         for line in self._pipeline.take_in(run, equipment.worker):
             if self._pipeline.stopped:
                 break
@@ -115,10 +117,14 @@ class Preparing:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it ends this line alone
                 outcome = Outcome(line, "", error=error)
-            if outcome is None:
-                self._pipeline.prepared(line)
-            else:
+            if outcome is not None:
                 self._pipeline.ended(outcome)
+                continue
+            ready.append(line)
+            if sum(one.expected_s for one in ready) > _HAND_ON_S:
+                self._pipeline.prepared(ready)
+                ready = []
+        self._pipeline.prepared(ready)
         return True
 
     def _chars_of_a_run(self) -> int:
@@ -158,7 +164,7 @@ class Preparing:
         rendering = Rendering(line.claim, line.request, equipment.loaded, equipment.tools)
         line.rendering = rendering
         with self._cutting:  # one call of `Engine.split` at a time
-            rendering.prepare()
+            rendering.prepare(self._insist)
         return rendering
 
     def _given_up(self, line: Line) -> Outcome:
@@ -199,165 +205,44 @@ class Storing:
 
     def work(self) -> None:
         """Go on until the pipeline is closed."""
-        while (line := self._pipeline.next_to_store()) is not None:
+        lines: list[Line] = []
+        while lines := self._pipeline.next_to_store(lines):
+            self._pipeline.ended(*self._store(lines))
+
+    def _store(self, lines: Sequence[Line]) -> list[Outcome]:
+        storage = self._equipment.loaded.storage
+        outcomes: list[Outcome] = []
+        publications: dict[Line, Publication] = {}
+        for line in lines:
             try:
-                outcome = self._store(line)
-            except UnavailableError:
-                raise
+                publications[line] = self._encoded(line)
             except Exception as error:  # noqa: BLE001 - whatever it is, it ends this line alone
-                outcome = Outcome(line, "", error=error)
-            self._pipeline.ended(outcome)
+                outcomes.append(Outcome(line, "", error=error))
+        told = publish_all(storage, list(publications.values()), self._insist)
+        for line, published in zip(publications, told, strict=True):
+            if isinstance(published, Exception):
+                outcomes.append(Outcome(line, "", error=published))
+            else:
+                record = artifact_record(line.claim, published)
+                outcomes.append(Outcome(line, "succeeded", record, _of_no_use(line)))
+        return outcomes
 
-    def _store(self, line: Line) -> Outcome:
-        loaded, rendering, request = self._equipment.loaded, line.rendering, line.request
-        if rendering is None or request is None:
+    def _encoded(self, line: Line) -> Publication:
+        if line.rendering is None or line.request is None:
             raise ValueError(f"{line.claim.job_id} has not been spoken")
-        encoded = rendering.encode()
-        details = details_of(line.claim, request, loaded, encoded)
-        name, owner = line.claim.meta.name, self._equipment.owner(line)
-        published = self._insist(
-            lambda: publish(loaded.storage, name, encoded.data, owner, details)
-        )
-        record = artifact_record(line.claim, published)
-        # of what is heard while it is spoken a listener may still want them; they are swept later
-        staged = () if request.stream else tuple(rendering.staged)
-        return Outcome(line, "succeeded", record, staged)
+        encoded = line.rendering.encode()
+        details = details_of(line.claim, line.request, self._equipment.loaded, encoded)
+        owner = self._equipment.owner(line)
+        return Publication.of(line.claim.meta.name, encoded, owner, details)
 
 
-class Ending:
-    """Ends lines and gives lines back, as many in one step as have come meanwhile."""
+def _of_no_use(line: Line) -> tuple[str, ...]:
+    """Return what was staged of a line that has ended.
 
-    def __init__(self, equipment: Equipment, pipeline: Pipeline, insist: Insist) -> None:
-        self._equipment = equipment
-        self._pipeline = pipeline
-        self._insist = insist
-
-    def work(self) -> None:
-        """Go on until the pipeline is closed."""
-        while outcomes := self._pipeline.outcomes():
-            by_batch: dict[str, list[Outcome]] = defaultdict(list)
-            for outcome in outcomes:
-                final = self._final(outcome)
-                if final is None:
-                    self._give_back(outcome)
-                else:
-                    by_batch[outcome.line.batch].append(final)
-            for batch, ended in by_batch.items():
-                self._finish(batch, ended)
-
-    def _final(self, outcome: Outcome) -> Outcome | None:
-        """Return an outcome that stands; None for an error to get over."""
-        error = outcome.error
-        if error is None:
-            return outcome
-        code = final_code(error)
-        if code is None:
-            return None
-        worker = self._equipment.worker
-        return Outcome(outcome.line, "failed", failure(code, str(error), worker=worker))
-
-    def _finish(self, batch: str, outcomes: Sequence[Outcome]) -> None:
-        equipment = self._equipment
-        endings = [
-            LineEnding(
-                outcome.line.job.line,
-                outcome.line.job.chunk,
-                outcome.line.job.attempt,
-                outcome.state,
-                outcome.result,
-            )
-            for outcome in outcomes
-        ]
-        answers = self._insist(lambda: equipment.book.finish(batch, equipment.worker, endings))
-        for outcome, ended in zip(outcomes, answers, strict=True):
-            if not ended and not self._has_ended_so(outcome):
-                self.stale(outcome.line)
-            elif outcome.state == "failed":
-                told = outcome.result["error"]
-                job_id = outcome.line.claim.job_id
-                equipment.events.note(
-                    "job.failed", job=job_id, code=told["code"], reason=told["reason"]
-                )
-        equipment.events.flush()
-        self._remove([name for outcome in outcomes for name in outcome.staged])
-        self._let_logs_go([outcome.line for outcome in outcomes])
-        # first, so that a shift does not end that may have more to do
-        self._pipeline.to_settle(batch)
-        for outcome in outcomes:
-            self._pipeline.let_go(outcome.line)
-
-    def _has_ended_so(self, outcome: Outcome) -> bool:
-        """Whether a line that the book knows no more has ended as this attempt said.
-
-        Where a reply was lost, its chunk may have been flushed before the book was asked again.
-        """
-        line = outcome.line
-        parts = ReportParts(self._equipment.loaded.storage, line.batch)
-        part = self._insist(lambda: parts.read(line.job.chunk)) or []
-        mine = (line.job.line, line.job.attempt, self._equipment.worker, outcome.state)
-        return any(
-            (told["line"], told["attempt"], told["worker"], told["state"]) == mine for told in part
-        )
-
-    def _let_logs_go(self, lines: Sequence[Line]) -> None:
-        """Let segment logs go, at once where nobody may want to listen any more."""
-        log = self._equipment.tools.log
-        heard = [line for line in lines if line.request is not None and line.request.stream]
-        try:
-            for line in heard:
-                log.expire(line.claim.job_id, self._equipment.settings.segment_log_ttl_s)
-            others = [line.claim.job_id for line in lines if line.is_kept and line not in heard]
-            if others:
-                log.remove(others)
-        except TTSError as error:  # they expire later
-            logger.warning("segment logs are not removed yet: %s", error)
-
-    def _remove(self, staged: Sequence[str]) -> None:
-        try:
-            if staged:
-                self._equipment.loaded.storage.remove(staged)
-        except TTSError as error:  # they are swept later
-            logger.warning("staged segments are not removed yet: %s", error)
-
-    def _give_back(self, outcome: Outcome) -> None:
-        """Give back a line after an attempt failed, with evidence; others may fare better."""
-        line, equipment = outcome.line, self._equipment
-        claim = line.claim
-        code, reason, pardons = passing_code(outcome.error or RuntimeError("no error"))
-        logger.warning("%s, attempt %d: %s: %s", claim.job_id, claim.attempt, code, reason)
-        if code == "internal":
-            logger.error("%s: its traceback", claim.job_id, exc_info=outcome.error)
-        evidence = {"code": code, "reason": f"{code}: {reason}", "worker": claim.worker}
-
-        def release() -> int | None:
-            # The job first, with all that is known; then its place among the ready lines. Asked
-            # again after a lost reply the first finds it done, and the second tells.
-            equipment.ledger.release(
-                *(claim.job_id, claim.worker, claim.attempt),
-                strike=True,
-                evidence=evidence,
-                pardons=pardons,
-            )
-            entry = (line.job.line, line.job.attempt, False)
-            return equipment.book.release(line.batch, claim.worker, [entry])[0]
-
-        if self._insist(release) is None:
-            self.stale(line)
-        else:
-            what = {"job": claim.job_id, "attempt": claim.attempt, "worker": claim.worker}
-            if code == "out_of_memory":
-                equipment.events.note("job.out_of_memory", **what, reason=reason, then="given back")
-            equipment.events.emit("job.attempt_failed", **what, code=code, reason=reason)
-        self._pipeline.let_go(line)
-
-    def stale(self, line: Line) -> None:
-        """Learn that the book refuses what this attempt wanted: a newer one has it, or it ended."""
-        claim, run = line.claim, self._pipeline.runs
-        self._equipment.events.note(
-            "job.stale_refused", job=claim.job_id, attempt=claim.attempt, worker=claim.worker
-        )
-        if self._insist(lambda: self._equipment.book.is_cancelled(line.batch)):
-            self._pipeline.cancelled(line.batch, run)
+    Of what is heard while it is spoken a listener may still want it; that is swept later.
+    """
+    heard = line.request is None or line.request.stream
+    return () if heard or line.rendering is None else tuple(line.rendering.staged)
 
 
 class Stage(Protocol):
@@ -366,25 +251,6 @@ class Stage(Protocol):
     def work(self) -> None:
         """Go on until there is nothing more to do."""
         ...
-
-
-class Settling:
-    """Flushes and feeds the batches of which lines have ended."""
-
-    def __init__(self, window: Window, pipeline: Pipeline) -> None:
-        self._window = window
-        self._pipeline = pipeline
-
-    def work(self) -> None:
-        """Go on until the pipeline is closed and all is settled."""
-        while (batch := self._pipeline.next_to_settle()) is not None:
-            try:
-                self._window.settle(batch)
-            except TTSError as error:  # whoever looks next tries it again
-                logger.warning("batch %s is not settled yet: %s", batch, error)
-            finally:
-                self._pipeline.settled()
-            self._pipeline.rest(_SETTLE_EVERY_S)
 
 
 def in_thread(stage: Stage, pipeline: Pipeline) -> threading.Thread:

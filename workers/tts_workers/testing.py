@@ -21,20 +21,39 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tts_tasks.errors import RequestError, TTSError, UnspeakableTextError
+from tts_tasks.errors import EngineError, RequestError, TTSError, UnspeakableTextError
+from tts_tasks.lexicons import Lexicon, entry, is_han
 from tts_workers.engines.base import (
     Engine,
     EngineState,
     EngineVoice,
+    PacksVoices,
     SpeakOptions,
     Spoken,
     VoiceReference,
 )
+from tts_workers.testing_checks import (
+    ContractViolation,
+    close_ends_what_is_under_way,
+    expected_segments_sound_the_same,
+    speed_is_obeyed_or_refused,
+)
+from tts_workers.testing_checks import demand as _demand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tts_tasks.lexicons import Kind
     from tts_workers.engines.base import Segment
+
+__all__ = [
+    "MAX_STATE_BYTES",
+    "SAMPLE_TEXTS",
+    "UNSPEAKABLE_TEXTS",
+    "ContractCheck",
+    "ContractViolation",
+    "engine_contract",
+]
 
 #: A text of several segments for each language that the suite knows how to ask for.
 SAMPLE_TEXTS: Final[dict[str, str]] = {
@@ -54,10 +73,6 @@ UNSPEAKABLE_TEXTS: Final = ("", "   ", "。！？……", "\u200b\ufeff", "🎉�
 MAX_STATE_BYTES: Final = 64 * 1024
 _FEATURES: Final = frozenset({"clone", "emotion", "phoneme", "stream", "speed"})
 _SILENCE_RMS: Final = 0.001  # -60 dBFS
-
-
-class ContractViolation(AssertionError):  # noqa: N818 - a verdict of a test, as AssertionError is
-    """The engine does not do what the contract promises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +100,16 @@ def engine_contract(
     device: str = "cpu",
     texts: dict[str, str] | None = None,
     voice: VoiceReference | None = None,
+    clones: tuple[VoiceReference, VoiceReference] | None = None,
 ) -> list[ContractCheck]:
     """Return the checks that an engine made by ``factory`` must pass.
 
     ``texts`` maps a BCP 47 primary language to a text of at least two segments, for languages
-    other than those of `SAMPLE_TEXTS`; ``voice`` is one that the engine has.
+    other than those of `SAMPLE_TEXTS`; ``voice`` is one that the engine has; ``clones`` are two
+    references with audio of two speakers, for an engine that has the feature ``clone``.
     """
-    suite = _Suite(factory, device, {**SAMPLE_TEXTS, **(texts or {})}, voice or VoiceReference())
+    known = {**SAMPLE_TEXTS, **(texts or {})}
+    suite = _Suite(factory, device, known, voice or VoiceReference(), clones)
     return [ContractCheck(check.__name__, suite, check) for check in _CHECKS]
 
 
@@ -101,6 +119,7 @@ class _Suite:
     device: str
     texts: dict[str, str]
     reference: VoiceReference
+    clones: tuple[VoiceReference, VoiceReference] | None = None
 
     @contextmanager
     def engine(self) -> Iterator[Engine]:
@@ -137,11 +156,6 @@ class _Suite:
 
 
 _OPTIONS: Final = SpeakOptions(seed=7)
-
-
-def _demand(kept: bool, otherwise: str) -> None:
-    if not kept:
-        raise ContractViolation(otherwise)
 
 
 def _demand_same(expected: Sequence[Spoken], actual: Sequence[Spoken], when: str) -> None:
@@ -310,6 +324,65 @@ def unknown_voice_is_refused(suite: _Suite) -> None:
             raise ContractViolation(f"{voice.reference.name!r} was accepted as a voice")
 
 
+def lexicons_are_obeyed_or_refused(suite: _Suite) -> None:
+    """Say what a lexicon says, or refuse with `RequestError`; ignore phrases that are not there."""
+    with suite.engine() as engine:
+        for text in suite.texts_for(engine):
+            plain = engine.split(text)
+            absent = Lexicon((entry("qqxzvkjw", "text", "x"),))
+            _demand(engine.split(text, absent) == plain, "a phrase that is not there changed it")
+            phrase = text[:2] if is_han(text[0]) else text.split()[0]
+            rest = text.removeprefix(phrase)
+            words = Lexicon((entry(phrase, "text", f"{phrase} {phrase}"),))
+            replaced = engine.split(f"{phrase} {phrase}{rest}")
+            _demand(engine.split(text, words) == replaced, f"{phrase!r} was not replaced")
+            _check_sounds(engine, suite.reference, text, phrase)
+
+
+def _check_sounds(engine: Engine, reference: VoiceReference, text: str, phrase: str) -> None:
+    sounds: list[tuple[Kind, str]] = [("ipa", "heˈləʊ")]
+    if is_han(phrase[0]):
+        sounds.append(("pinyin", "wu3 _"))
+    for kind, said in sounds:
+        try:
+            segments = engine.split(text, Lexicon((entry(phrase, kind, said),)))
+        except RequestError as error:
+            _demand(error.field == "lexicon", f"the field of the refusal is {error.field!r}")
+            continue
+        _demand(segments != engine.split(text), f"the {kind} of {phrase!r} changed nothing")
+        _check_samples(engine.speak(segments[0], engine.encode_voice(reference), None, _OPTIONS))
+
+
+def reference_audio_decides_the_voice(suite: _Suite) -> None:
+    """Imitate two speakers in two ways, each the same from a packed voice as from its audio."""
+    with suite.engine() as engine:
+        if "clone" not in engine.capabilities().features:
+            return
+        _demand(suite.clones is not None, "engine_contract(clones=...) needs two references")
+        segment = engine.split(suite.texts_for(engine)[0])[0]
+        heard = []
+        for reference in suite.clones or ():
+            voice = engine.encode_voice(reference)
+            heard.append(engine.speak(segment, voice, None, _OPTIONS))
+            _check_samples(heard[-1])
+            if isinstance(engine, PacksVoices):
+                unpacked = engine.unpack_voice(reference, engine.pack_voice(voice))
+                again = engine.speak(segment, unpacked, None, _OPTIONS)
+                _demand_same(heard[-1:], [again], "with a voice that was packed")
+                _check_packed(engine, reference)
+        same = np.array_equal(heard[0].samples, heard[1].samples)
+        _demand(not same, "two references sound the same")
+
+
+def _check_packed(engine: PacksVoices, reference: VoiceReference) -> None:
+    for data in (b"", b"\x00" * 7, b"no voice at all"):
+        try:
+            engine.unpack_voice(reference, data)
+        except EngineError:
+            continue
+        raise ContractViolation(f"unpack_voice took {data!r} for a voice")
+
+
 def fingerprint_is_stable(suite: _Suite) -> None:
     """Have the same, non-empty fingerprint in each engine, before and after speaking."""
     with suite.engine() as engine:
@@ -340,6 +413,11 @@ _CHECKS: Final[tuple[Callable[[_Suite], None], ...]] = (
     arguments_are_not_changed,
     unspeakable_text_is_typed,
     unknown_voice_is_refused,
+    reference_audio_decides_the_voice,
+    lexicons_are_obeyed_or_refused,
+    speed_is_obeyed_or_refused,
+    expected_segments_sound_the_same,
     fingerprint_is_stable,
+    close_ends_what_is_under_way,
     close_may_be_called_twice,
 )

@@ -18,7 +18,7 @@ from ttsctl.api import Client, pass_client
 from ttsctl.commands.listen import STDOUT, check_target, play
 from ttsctl.exit_codes import ExitCode
 from ttsctl.following import results, tell_if_nobody_works
-from ttsctl.options import Duration, output_option, timeout_option
+from ttsctl.options import Duration, output_option, requires_option, timeout_option
 from ttsctl.output import echo_json, echo_jsonl, error_text, result_fields
 from ttsctl.progress import reporter_for
 
@@ -58,6 +58,9 @@ _SUFFIX_FORMATS = {f".{name}": name for name in AUDIO_FORMATS}
     help="The sound is wanted within 2s, 1m, 2.5 (seconds); refused at once (exit code 8) if it "
     "cannot be ready by then.",
 )
+@requires_option
+@click.option("--language", metavar="TAG", help="Short for --requires language=TAG.")
+@click.option("--pool", metavar="NAME", help="Short for --requires pool=NAME.")
 @timeout_option
 @output_option("table", "json", "jsonl", "id", text="table writes where the audio is.")
 @pass_client
@@ -70,6 +73,9 @@ def say(
     output_format: str,
     *,
     stream: bool,
+    requires: dict[str, Any],
+    language: str | None,
+    pool: str | None,
     **fields: Any,
 ) -> None:
     """Speak one text.
@@ -78,6 +84,8 @@ def say(
     is read from stdin if it is "-".
     """
     target = _target_of(target, output_format, stream=stream)
+    short = {"language": language, "pool": pool}
+    fields["requires"] = {**requires, **{key: value for key, value in short.items() if value}}
     request = _request_of(text, target, fields, stream=stream)
     reporter = reporter_for(sys.stderr)
     job = client.submit_job(request)
@@ -113,12 +121,17 @@ def _target_of(target: str | None, output_format: str, *, stream: bool) -> str |
 def _request_of(
     text: str, target: str | None, fields: dict[str, Any], *, stream: bool
 ) -> SpeechRequest:
-    if fields["format"] is None and target is not None:
-        fields["format"] = _SUFFIX_FORMATS.get(Path(target).suffix.lower())
+    if fields["format"] is None:
+        fields["format"] = format_of(target)
     if stream and (fields["format"] not in (None, "wav") or fields["sample_rate"] is not None):
         raise click.UsageError("--stream writes WAV, at the engine's own rate")
     given = {name: value for name, value in fields.items() if value is not None}
     return parse_request({"text": text_of(text), "stream": stream, **given})
+
+
+def format_of(target: str | None) -> str | None:
+    """Return the audio format that a file's name asks for; None where it asks for none."""
+    return None if target is None else _SUFFIX_FORMATS.get(Path(target).suffix.lower())
 
 
 def text_of(argument: str) -> str:

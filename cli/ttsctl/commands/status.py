@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
     from ttsctl.output import OutputFormat
 
+_POOL_COLUMNS = (
+    ("POOL", "pool"), ("SERVING", "serving"), ("ENGINE", "engine"), ("MODEL", "model_version"),
+    ("LANGUAGES", "languages"), ("HZ", "sample_rate_hz"), ("FEATURES", "features"),
+)  # fmt: skip
+
 _WORKER_COLUMNS = (
     ("WORKER", "id"), ("POOL", "pool"), ("ROLE", "role"), ("READY", "ready"), ("DEVICE", "device"),
     ("HEARTBEAT", "heartbeat_age_s"), ("HOST", "host"), ("PID", "pid"),
@@ -48,7 +53,7 @@ _BATCH_COLUMNS = (
 @output_option(text="id writes the workers' ids.")
 @pass_client
 def status(client: Client, /, watch: bool, interval: float, output_format: OutputFormat) -> None:
-    """Show lanes, workers, queues, and the batches that are worked on."""
+    """Show lanes, pools, workers, queues, and the batches that are worked on."""
     if not watch:
         echo_cluster(client.cluster_status(), output_format)
     elif output_format == "table" and is_terminal(sys.stdout):
@@ -85,17 +90,32 @@ def cluster_lines(cluster: dict[str, Any]) -> list[str]:
         for lane in cluster.get("lanes", [])
     ]
     lines = [*table_lines(("LANE", "PRIMARY", "EPOCH"), lanes), ""]
+    if pools := cluster.get("pools"):
+        rows = [[_pool_value(pool, key) for _, key in _POOL_COLUMNS] for pool in pools]
+        lines += [*table_lines([title for title, _ in _POOL_COLUMNS], rows), ""]
     if workers:
         rows = [[_worker_value(worker, key) for _, key in _WORKER_COLUMNS] for worker in workers]
         lines += table_lines([title for title, _ in _WORKER_COLUMNS], rows)
     else:
         lines.append("No worker. Start some with: ttsctl up")
+    lines += [
+        f"{worker.get('id')} is out of service: {worker['fault']}"
+        for worker in workers
+        if worker.get("fault")
+    ]
     queues = sorted(cluster.get("queues", {}).items())
     lines += ["", *table_lines(("QUEUE", "WAITING"), queues)]
     if batches := cluster.get("batches"):
         rows = [[_batch_value(batch, key) for _, key in _BATCH_COLUMNS] for batch in batches]
         lines += ["", *table_lines([title for title, _ in _BATCH_COLUMNS], rows)]
     return lines
+
+
+def _pool_value(pool: dict[str, Any], key: str) -> Any:
+    value = pool.get(key)
+    if key == "serving":
+        return f"{value} of {pool.get('workers')}"
+    return ", ".join(value or ()) if key in ("languages", "features") else value
 
 
 def _batch_value(batch: dict[str, Any], key: str) -> Any:
@@ -107,6 +127,9 @@ def _worker_value(worker: dict[str, Any], key: str) -> Any:
     value = worker.get(key)
     if key == "heartbeat_age_s" and value is not None:
         return f"{value:.1f} s ago"
+    temperature_c = (worker.get("gpu") or {}).get("temperature_c")
+    if key == "device" and temperature_c is not None:
+        return f"{value}, {temperature_c} °C"
     return value
 
 

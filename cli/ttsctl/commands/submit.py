@@ -56,6 +56,17 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Fail if another batch writes to the same output. [default: wait for one's turn]",
 )
+@click.option(
+    "--audio-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="The folder that paths of reference audio are below. [default: the file's]",
+)
+@click.option(
+    "--pool",
+    metavar="NAME",
+    help="Where it is spoken. [default: the pool that can speak the most of its first lines]",
+)
 @click.option("--strict", is_flag=True, help="Refuse the whole file if one line is bad.")
 @click.option("--dry-run", is_flag=True, help="Only check the file; needs no cluster.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the batch is accepted.")
@@ -72,6 +83,8 @@ def submit(
     output: str | None,
     priority: float,
     no_wait_turn: bool,
+    audio_root: Path | None,
+    pool: str | None,
     strict: bool,
     dry_run: bool,
     no_wait: bool,
@@ -90,9 +103,16 @@ def submit(
         raise click.BadParameter("must be a regular file: it is read twice", param_hint=f"'{file}'")
     reporter = reporter_for(sys.stderr)
     if dry_run:
-        ctx.exit(check_file(file, reporter, strict=strict, output_format=output_format))
+        root = audio_root or file.parent
+        ctx.exit(check_file(file, root, reporter, strict=strict, output_format=output_format))
     client = current_client()
-    options = {"output": output, "priority": priority, "wait_for_output": not no_wait_turn}
+    options: dict[str, Any] = {
+        "output": output,
+        "priority": priority,
+        "wait_for_output": not no_wait_turn,
+        "audio_root": audio_root,
+        "pool": pool,
+    }
     status = accept(client, file, reporter, id=batch_id, strict=strict, **options)
     if status is None:
         ctx.exit(ExitCode.INTERRUPTED)
@@ -189,16 +209,19 @@ def _echo_result(result: JobResult) -> None:
 
 
 def check_file(
-    file: Path, reporter: Reporter, *, strict: bool, output_format: OutputFormat
+    file: Path, audio_root: Path, reporter: Reporter, *, strict: bool, output_format: OutputFormat
 ) -> ExitCode:
     """Read the whole file as `submit` would, without a cluster, and say what is wrong with it.
 
     With ``jsonl`` stdout gets each bad line, else a summary.
     """
     from tts_tasks.jsonl import RejectedLine, read_batch
+    from tts_tasks.pinning import checking
+    from tts_tasks.voices.files import ReferenceFiles
 
     good = rejected = characters = 0
-    for line in read_batch(file):
+    pinning = checking(ReferenceFiles(audio_root))
+    for line in read_batch(file, audio_root=audio_root, pin=pinning.pin):
         if not isinstance(line, RejectedLine):
             good += 1
             characters += len(line.request.text)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tts_tasks.requests import SpeechRequest
+    from tts_tasks.voices import VoiceVersion
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class FakeCluster:
     )  # fmt: skip
     happened: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    voices: list[VoiceVersion] = field(default_factory=list)
 
     def _called(self, name: str, argument: Any = None) -> None:
         self.calls.append((name, argument))
@@ -128,11 +130,14 @@ class FakeCluster:
         priority: float = 1.0,
         wait_for_output: bool = True,
         strict: bool = False,
+        audio_root: Path | None = None,
+        pool: str | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> FakeStatus:
         if on_progress is not None:
             on_progress(2)
         options = {"priority": priority, "wait_for_output": wait_for_output}
+        options |= {"audio_root": audio_root, "pool": pool}
         self._called("submit_batch", {"id": id, "output": output, "strict": strict, **options})
         self.accepted = True
         return self.batch_status("demo")
@@ -253,6 +258,25 @@ class FakeCluster:
         yield from self.happened
         if follow:
             raise KeyboardInterrupt
+
+    def voice_add(
+        self, name: str, audio: Path, *, text: str, consent: str | None = None
+    ) -> VoiceVersion:
+        self._called("voice_add", (name, audio, text, consent))
+        return self.voices[0]
+
+    def voice_list(self) -> list[VoiceVersion]:
+        self._called("voice_list")
+        return self.voices
+
+    def voice_versions(self, name: str) -> list[VoiceVersion]:
+        self._called("voice_versions", name)
+        newest = self.voices[0]
+        return [replace(newest, version=n) for n in range(newest.version, 0, -1)]
+
+    def voice_remove(self, name: str, *, force: bool = False) -> list[VoiceVersion]:
+        self._called("voice_remove", (name, force))
+        return self.voices
 
     def read_artifact(self, uri_or_name: str) -> bytes:
         self._called("read_artifact", uri_or_name)

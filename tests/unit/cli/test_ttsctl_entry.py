@@ -49,7 +49,7 @@ def test_help_imports_no_library_of_the_cluster():
         check=True,
         env={**os.environ, "PYTHONPATH": PYTHONPATH},
     )
-    assert "submit  Speak a JSONL file" in answer.stdout
+    assert "submit Speak a JSONL file" in " ".join(answer.stdout.split())
     assert answer.stdout.endswith("IMPORTED []\n")
 
 

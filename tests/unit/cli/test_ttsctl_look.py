@@ -20,6 +20,25 @@ def test_status_shows_primary_workers_and_queues(ttsctl):
     assert ["tts.batch.default", "12"] in lines
 
 
+def test_status_shows_what_pools_can_do_and_what_is_wrong_with_devices(ttsctl, cluster):
+    """Pools with what they are routed by; a worker out of service with the reason."""
+    known = {"engine": "glmtts", "model_version": "1.2", "languages": ["zh", "en"]}
+    known |= {"sample_rate_hz": 24000, "features": ["clone"]}
+    cluster.cluster["pools"] = [
+        {"pool": "default", "serving": 1, "workers": 2, **known},
+        {"pool": "new", "serving": 0, "workers": 1},
+    ]
+    cluster.cluster["workers"][0]["gpu"] = {"temperature_c": 61}
+    cluster.cluster["workers"][1] |= {"role": "faulty", "fault": "Xid 79"}
+    stdout = ttsctl("status").stdout
+    lines = [line.split() for line in stdout.splitlines()]
+    glmtts = ["1", "of", "2", "glmtts", "1.2", "zh,", "en", "24000", "clone"]
+    assert ["default", *glmtts] in lines
+    assert any(line[:4] == ["new", "0", "of", "1"] for line in lines)
+    assert "cuda:0, 61 °C" in stdout
+    assert "tts@b/1 is out of service: Xid 79" in stdout
+
+
 def test_status_without_workers_says_what_to_do(ttsctl, cluster):
     """An empty cluster names the command that fills it; a lane without primary shows a dash."""
     cluster.cluster = {

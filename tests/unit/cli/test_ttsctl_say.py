@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from tts_tasks.errors import QueueFullError, WaitTimeoutError
+from tts_tasks.errors import NoPoolError, QueueFullError, WaitTimeoutError
 
 URI = "file:///srv/artifacts/l1.wav"
 
@@ -39,6 +39,41 @@ def test_options_become_the_request(ttsctl, cluster):
     request = spoken(cluster)
     assert (request.voice, request.speed, request.format) == ("amy", 1.5, "mp3")
     assert (request.sample_rate, request.seed, request.lexicon) == (24000, 7, "bank")
+
+
+def test_requirements_become_the_requests(ttsctl, cluster):
+    """Pairs and their short forms; features may be given in several ways."""
+    options = "--requires features=clone,speed --requires features=emotion --language en"
+    options += " --requires sample_rate_hz=32000 --pool zh --requires engine=glmtts"
+    assert ttsctl("say", "hello", *options.split()).exit_code == 0
+    requires = spoken(cluster).requires
+    assert (requires.features, requires.language) == (("clone", "speed", "emotion"), "en")
+    assert (requires.sample_rate_hz, requires.pool, requires.engine) == (32000, "zh", "glmtts")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("language", "write KEY=VALUE"),
+        ("language=", "write KEY=VALUE"),
+        ("langage=en", "did you mean 'language'?"),
+        ("sample_rate_hz=fast", "sample_rate_hz"),
+    ],
+)
+def test_a_requirement_that_is_none_is_a_usage_error(ttsctl, cluster, given, words):
+    """Nothing is submitted."""
+    result = ttsctl("say", "hello", "--requires", given)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert cluster.calls == []
+
+
+def test_where_no_pool_fits_it_is_8_and_says_what_is_there(ttsctl, cluster):
+    """At once, with what each pool lacks."""
+    cluster.trouble["submit_job"] = NoPoolError("language tlh", {"zh": "speaks zh"})
+    result = ttsctl("say", "nuqneH", "--language", "tlh")
+    assert result.exit_code == 8
+    assert "no pool fits: language tlh is asked for, and zh speaks zh" in result.stderr
 
 
 def test_a_wrong_field_is_a_usage_error_before_anything_is_submitted(ttsctl, cluster):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.recordings import recording
 from tts_tasks.errors import ConflictError, RequestError, UnavailableError, WaitTimeoutError
 from ttsctl import following
 
@@ -52,10 +53,10 @@ def test_a_pipe_is_refused_as_a_batch_file(ttsctl):
 
 def test_options_reach_the_client(ttsctl, cluster, batch_file):
     """Each option is the client's own argument."""
-    options = ["--id", "mine", "--output", "news", "--strict", "--priority", "2.5"]
+    options = ["--id", "mine", "--output", "news", "--strict", "--priority", "2.5", "--pool", "zh"]
     ttsctl("submit", str(batch_file), *options, "--no-wait-turn")
     given = {"id": "mine", "output": "news", "strict": True}
-    given |= {"priority": 2.5, "wait_for_output": False}
+    given |= {"priority": 2.5, "wait_for_output": False, "audio_root": None, "pool": "zh"}
     assert ("submit_batch", given) in cluster.calls
 
 
@@ -272,3 +273,26 @@ def test_a_file_that_is_no_text_is_a_usage_error(ttsctl, batch_file):
     result = ttsctl("submit", str(batch_file), "--dry-run")
     assert result.exit_code == 2
     assert "gzip" in result.stderr
+
+
+def test_a_dry_run_listens_to_the_recordings(ttsctl, tmp_path):
+    """Also below another root; a recording that is no good is a bad line, named as in the file."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "good.wav").write_bytes(recording())
+    (root / "short.wav").write_bytes(recording(1.0))
+    line = {"prompt_text": "你好", "syn_text": "再见"}
+    items = [
+        {**line, "uttid": name, "prompt_speech": f"{name}.wav"} for name in ("good", "short", "no")
+    ]
+    path = tmp_path / "batch.jsonl"
+    path.write_text("".join(f"{json.dumps(item)}\n" for item in items), encoding="utf-8")
+    result = ttsctl("submit", str(path), "--dry-run", "--audio-root", str(root), "-o", "jsonl")
+    assert result.exit_code == 3
+    bad = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(one["id"], one["error"]["field"]) for one in bad] == [
+        ("short", "prompt_speech"),
+        ("no", "prompt_speech"),
+    ]
+    assert "1.0 s of speech" in bad[0]["error"]["reason"]
+    assert ttsctl("submit", str(path), "--dry-run").exit_code == 1

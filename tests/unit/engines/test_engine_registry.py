@@ -42,7 +42,16 @@ def _install(site: Path, package: str, engine: str, value: str, extras: tuple[st
     (info / "entry_points.txt").write_text(f"[tts_tasks.engines]\n{engine} = {value}\n")
 
 
-@pytest.mark.parametrize("name", ["espeak", "paced"])
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what engines need before they can be made."""
+    monkeypatch.setenv("TTS_OPENAI_HTTP_URL", "http://127.0.0.1:1/v1")
+    for name, value in {"MODEL": "/m", "MODEL_TYPE": "vits", "LANGUAGES": "en"}.items():
+        monkeypatch.setenv(f"TTS_SHERPA_ONNX_{name}", value)
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("name", ["espeak", "openai_http", "paced", "sherpa_onnx"])
 def test_own_engines_are_found(name: str) -> None:
     """The engines that ship are declared, and a new one is made at each call."""
     assert name in engine_names()

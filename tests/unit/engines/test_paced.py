@@ -280,3 +280,46 @@ def test_spans_tell_when_it_spoke(tmp_path: Path) -> None:
     ]
     assert all(before_s <= line["began_s"] < line["ended_s"] <= boottime_s() for line in lines)
     assert lines[0]["ended_s"] - lines[0]["began_s"] >= 0.2 * 0.2
+
+
+def test_what_it_advertises_may_be_given() -> None:
+    """Languages and version are words; the rate is the one at which it speaks."""
+    paced, plain = _paced(languages="zh, en-GB", sample_rate_hz=2000, model_version="7"), _paced()
+    capabilities = paced.capabilities()
+    assert (capabilities.languages, capabilities.model_version) == (("zh", "en-GB"), "7")
+    assert capabilities.sample_rate_hz == 2000
+    assert paced.fingerprint() != plain.fingerprint()
+    voice = paced.encode_voice(VoiceReference())
+    samples = paced.speak(Segment("hello"), voice, None, SpeakOptions()).samples
+    assert (samples.size, samples.dtype) == (1000, np.float32)
+    assert np.abs(samples).max() <= 1.0
+
+
+def test_a_made_up_voice_hangs_on_the_content_of_its_reference() -> None:
+    """Noise over the inner engine's default voice; named voices are the inner engine's own."""
+    paced, plain = _paced(clone=True), _paced()
+    assert "clone" in paced.capabilities().features
+    assert "clone" not in plain.capabilities().features
+    assert paced.fingerprint() != plain.fingerprint()
+    references = [VoiceReference("a", "text", b"1"), VoiceReference("b", "text", b"1")]
+    references.append(VoiceReference("a", "text", b"2"))
+    segment = Segment("hello")
+    heard = [
+        paced.speak(segment, paced.encode_voice(one), None, SpeakOptions()).samples
+        for one in (*references, VoiceReference())
+    ]
+    assert np.array_equal(heard[0], heard[1])
+    assert not np.array_equal(heard[0], heard[2])
+    own = plain.speak(segment, plain.encode_voice(VoiceReference()), None, SpeakOptions()).samples
+    assert np.array_equal(heard[3], own)
+    assert 0 < np.abs(heard[0] - own).max() < 0.05
+
+
+def test_without_an_inner_engine_that_packs_nothing_is_packed() -> None:
+    """What is wrapped decides, unless paced stands in for it."""
+    paced = _paced()
+    reference = VoiceReference("a", "text", b"1")
+    with pytest.raises(EngineError, match="packs no voices"):
+        paced.pack_voice(EngineVoice(reference))
+    with pytest.raises(EngineError, match="packs no voices"):
+        paced.unpack_voice(reference, b"")

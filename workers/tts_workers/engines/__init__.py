@@ -86,6 +86,7 @@ def _package(entry: EntryPoint) -> str:
 def _remedy(entry: EntryPoint) -> str:
     """Say what to install: the package's extra of the engine's name, or else its worker extra."""
     extras = (entry.dist.metadata.get_all("Provides-Extra") if entry.dist else None) or []
-    extra = next((extra for extra in (entry.name, "worker") if extra in extras), None)
+    names = (entry.name, entry.name.replace("_", "-"), "worker")
+    extra = next((extra for extra in names if extra in extras), None)
     wanted = f"{_package(entry)}[{extra}]" if extra else f"{_package(entry)} and what it needs"
     return f"pip install '{wanted}'"

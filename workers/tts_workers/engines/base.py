@@ -7,12 +7,20 @@ one thread; only `Engine.split` may be called beside it, by one other thread at 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from tts_tasks.voices.names import reference_sha256
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
+
+    from tts_tasks.lexicons import Lexicon
 
 #: What an engine remembers between two segments: plain JSON, small (tens of kB), never audio.
 EngineState = dict[str, Any]
@@ -26,6 +34,8 @@ class Capabilities:
     sample_rate_hz: int  #: native rate of what `Engine.speak` returns
     features: frozenset[str] = frozenset()  #: of ``clone, emotion, phoneme, stream, speed``
     deterministic: bool = True  #: same request, same bits, on any worker of the pool
+    model: str = ""  #: what speaks, as a request's ``model`` names it; empty: the engine's name
+    model_version: str = ""  #: of that model; empty: the engine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,15 @@ class VoiceReference:
 
     name: str = "default"
     prompt_text: str | None = None
-    prompt_audio: bytes | None = None  #: an encoded audio file, as uploaded
+    prompt_audio: bytes | None = None  #: a mono 16-bit WAV file of 24 kHz, normalised
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what decides the sound: audio and transcript, or the name of an engine's own."""
+        if self.prompt_audio is not None:
+            return reference_sha256(self.prompt_text, hashlib.sha256(self.prompt_audio).hexdigest())
+        content = json.dumps(["name", self.name, self.prompt_text])
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +77,7 @@ class Spoken:
 
     samples: NDArray[np.float32]
     state: EngineState | None = None
+    took_s: float | None = None  #: where the work began before `Engine.speak` was called
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +119,23 @@ class Engine(Protocol):
         """Prepare a voice; raises `RequestError` for one that is unknown or unusable."""
         ...
 
-    def split(self, text: str) -> list[Segment]:
+    def split(self, text: str, lexicon: Lexicon | None = None) -> list[Segment]:
         """Normalise a whole text and cut it; raises `UnspeakableTextError` if nothing is left.
 
-        It may be called while another thread is in `speak`.
+        What a lexicon says of a phrase stands in the segments' texts, in the engine's own
+        spelling; `RequestError` with the field ``lexicon`` for what the engine cannot say.
+        Without a lexicon it is called with the text alone. It may be called while another thread
+        is in `speak`.
         """
         ...
 
     def speak(
         self, segment: Segment, voice: EngineVoice, state: EngineState | None, options: SpeakOptions
     ) -> Spoken:
-        """Speak one segment from a state to a state; raises an `EngineError`."""
+        """Speak one segment from a state to a state; raises an `EngineError`.
+
+        `EngineLostError` says that the engine is of no more use before it is loaded again.
+        """
         ...
 
     def fingerprint(self) -> str:
@@ -118,7 +143,11 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the device and every helper process; may be called twice."""
+        """Free the device and every helper process; may be called twice.
+
+        Also from another thread while the engine speaks: that call of `speak` then ends, with an
+        `EngineError` or with what it had to say, and leaves nothing running.
+        """
         ...
 
 
@@ -133,4 +162,41 @@ class FreesMemory(Protocol):
 
     def free_memory(self) -> None:
         """Give back what it can do without: caches, encoded voices, unused blocks."""
+        ...
+
+
+@runtime_checkable
+class SpeaksAhead(Protocol):
+    """What an engine may be able to do besides: begin with segments before they are asked for.
+
+    For an engine whose segments do not depend on each other, and that can work on several at once,
+    such as a server's client. What it returns must be the same without.
+    """
+
+    def expect(
+        self, segments: Sequence[Segment], voice: EngineVoice, options: SpeakOptions
+    ) -> None:
+        """Learn what `speak` will be called with next, in this order, by the same thread.
+
+        It takes the place of what was expected before, and what was begun of that is given up;
+        without segments, nothing is expected any more. It does not wait, and raises nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class PacksVoices(Protocol):
+    """What an engine may be able to do besides: hand encoded voices on to other workers.
+
+    What it packs is kept in storage under its fingerprint and the content hash of the reference.
+    Whoever can write to the storage can change it, so it must not be able to run anything when it
+    is read: no pickles. Voices without reference audio are not packed.
+    """
+
+    def pack_voice(self, voice: EngineVoice) -> bytes:
+        """Return a voice with reference audio as bytes; raises `EngineError`."""
+        ...
+
+    def unpack_voice(self, reference: VoiceReference, data: bytes) -> EngineVoice:
+        """Return the voice that was packed; raises `EngineError` for data it cannot use."""
         ...

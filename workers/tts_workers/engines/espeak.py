@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import unicodedata
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -28,6 +28,10 @@ from tts_workers.engines.base import (
 from tts_workers.engines.espeak_clauses import has_han, within_limits
 from tts_workers.engines.espeak_helper import MIN_RATE_WPM
 from tts_workers.engines.espeak_process import HelperProcess
+from tts_workers.engines.espeak_pronunciation import for_library, has_pinyin, spell
+
+if TYPE_CHECKING:
+    from tts_tasks.lexicons import Lexicon
 
 #: Names of espeak-ng's languages by our voice names. ``default`` chooses for each segment.
 _LANGUAGES: Final = {"zh": "cmn", "en": "en", "en-gb": "en", "en-us": "en-us"}
@@ -43,7 +47,7 @@ _SPEED_RANGE: Final = (0.25, 4.0)
 #: Samples below this are silence: -60 dBFS.
 _SILENCE_PEAK: Final = 0.001
 #: Raise it when a change in this package changes the sound of an unchanged request.
-_RENDERING_REVISION: Final = 1
+_RENDERING_REVISION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class _EspeakVoice:
 
     def language_for(self, text: str) -> str:
         # The English inside a Mandarin sentence has a British accent, so whole sentences have too.
-        return self.language or ("cmn" if has_han(text) else "en")
+        return self.language or ("cmn" if has_han(text) or has_pinyin(text) else "en")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class EspeakEngine:
         return Capabilities(
             languages=("zh", "en"),
             sample_rate_hz=self._loaded().sample_rate_hz,
-            features=frozenset({"speed"}),
+            features=frozenset({"speed", "phoneme"}),
             deterministic=True,
         )
 
@@ -142,11 +146,15 @@ class EspeakEngine:
             )
         return EngineVoice(reference, _EspeakVoice(_LANGUAGES.get(language), variant or None))
 
-    def split(self, text: str) -> list[Segment]:
-        """Normalise and cut a text with the shared front end."""
+    def split(self, text: str, lexicon: Lexicon | None = None) -> list[Segment]:
+        """Normalise and cut a text with the shared front end.
+
+        Of a lexicon it says pinyin, and IPA as far as English has the sounds; for others it
+        raises `RequestError`.
+        """
         from tts_workers.text import front_end
 
-        return front_end(text)
+        return front_end(text, lexicon=lexicon, spell=spell)
 
     def speak(
         self,
@@ -155,22 +163,20 @@ class EspeakEngine:
         state: EngineState | None,  # noqa: ARG002 - espeak remembers nothing
         options: SpeakOptions,
     ) -> Spoken:
-        """Speak one segment as plain text: neither SSML nor espeak's own markup is obeyed."""
+        """Speak one segment as plain text: neither SSML nor espeak's own markup is obeyed.
+
+        What a lexicon has put into it is.
+        """
         self._loaded()
         if self._helper is None or not isinstance(voice.payload, _EspeakVoice):
             raise EngineError("espeak was handed a voice that it did not encode itself")
         slowest, fastest = _SPEED_RANGE
         if not slowest <= options.speed <= fastest:
             raise RequestError("speed", f"must be from {slowest:g} to {fastest:g}")
-        text = _plain_text(segment.text)
-        if not any(char.isalnum() for char in text):
-            raise UnspeakableTextError("the segment holds no letter and no digit")
-        language, variant = voice.payload.language_for(text), voice.payload.variant
         rate_wpm = max(MIN_RATE_WPM, round(_NATURAL_RATE_WPM * options.speed))
         request = {
             "op": "speak",
-            "text": within_limits(text, mandarin=language == "cmn"),
-            "voice": f"{language}+{variant}" if variant else language,
+            **_utterance(segment.text, voice.payload),
             "rate_wpm": rate_wpm,
             "stretch": min(1.0, _NATURAL_RATE_WPM * options.speed / MIN_RATE_WPM),
             "seed": options.seed,
@@ -180,6 +186,20 @@ class EspeakEngine:
         if not samples.size or np.abs(samples).max() < _SILENCE_PEAK:
             raise UnspeakableTextError("espeak-ng knows no sound for any character of the segment")
         return Spoken(samples)
+
+    def phonemes(self, segment: Segment, voice: EngineVoice, *, ipa: bool = False) -> str:
+        """Return what would be spoken: espeak-ng's names of its sounds, or IPA."""
+        self._loaded()
+        if self._helper is None or not isinstance(voice.payload, _EspeakVoice):
+            raise EngineError("espeak was handed a voice that it did not encode itself")
+        request = {"op": "phonemes", **_utterance(segment.text, voice.payload), "ipa": ipa}
+        header, _ = self._helper.ask(request, self._timeout_s)
+        return str(header["phonemes"])
+
+    def is_mandarin(self, segment: Segment, voice: EngineVoice) -> bool:
+        """Say whether a voice would speak a segment with the library's Mandarin."""
+        payload = voice.payload
+        return isinstance(payload, _EspeakVoice) and payload.language_for(segment.text) == "cmn"
 
     def fingerprint(self) -> str:
         """Hash of the library, its voice data, the text front end and this module's revision."""
@@ -205,6 +225,18 @@ class EspeakEngine:
         if self._library is None:
             raise EngineError("espeak is not loaded: call load() first")
         return self._library
+
+
+def _utterance(text: str, voice: _EspeakVoice) -> dict[str, Any]:
+    """Return what the helper is to say, and with which of the library's voices."""
+    text = _plain_text(text)
+    if not any(char.isalnum() for char in text):
+        raise UnspeakableTextError("the segment holds no letter and no digit")
+    language, variant = voice.language_for(text), voice.variant
+    mandarin = language == "cmn"
+    said, has_phonemes = for_library(within_limits(text, mandarin=mandarin), mandarin=mandarin)
+    utterance = {"text": said, "voice": f"{language}+{variant}" if variant else language}
+    return {**utterance, "phonemes": True} if has_phonemes else utterance
 
 
 def _plain_text(text: str) -> str:

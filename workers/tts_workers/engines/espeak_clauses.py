@@ -14,8 +14,9 @@ from typing import Final
 MAX_CLAUSE_PHONEMES: Final = 800
 MAX_WORD_PHONEMES: Final = 150
 
-#: One Latin word or a part of a longer one, one stretch of white space, or one other character.
-_TOKEN: Final = re.compile(r"[A-Za-z']{1,16}|\s+|.", re.DOTALL)
+#: A pronunciation, one Latin word or a part of a longer one, one stretch of white space, or one
+#: other character.
+_TOKEN: Final = re.compile(r"\[\[[^\[\]]+\]\]|[A-Za-z']{1,16}|\s+|.", re.DOTALL)
 _VOWEL: Final = re.compile("[aeiouy]", re.IGNORECASE)
 _HAN: Final = re.compile("[\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 #: A full stop before a small letter only ends an abbreviation.
@@ -55,6 +56,8 @@ def within_limits(text: str, *, mandarin: bool) -> str:
 def _most_phonemes(token: str, *, mandarin: bool) -> int:
     if token.isspace():
         return 1
+    if token.startswith("[["):
+        return len(token)
     if token[0].isascii() and token[0].isalpha():
         spelled_out = token.isupper() or not _VOWEL.search(token)
         return len(token) * (9 if spelled_out else 2)

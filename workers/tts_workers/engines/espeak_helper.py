@@ -31,9 +31,12 @@ MIN_RATE_WPM: Final = 80
 # Names and values of espeak-ng's C interface (speak_lib.h).
 _AUDIO_OUTPUT_SYNCHRONOUS: Final = 2
 _INITIALIZE_DONT_EXIT: Final = 0x8000
+_TRACE_NAMES: Final = 1
+_TRACE_IPA: Final = 3
 _PARAMETER_RATE: Final = 1
 _PARAMETER_VOLUME: Final = 2
-_CHARS_UTF8: Final = 1  # and neither espeakSSML (0x10) nor espeakPHONEMES (0x100): plain text
+_CHARS_UTF8: Final = 1  # and not espeakSSML (0x10)
+_PHONEMES: Final = 0x100  # what stands in [[...]] is the library's own names of sounds
 _PR_SET_PDEATHSIG: Final = 1
 #: At the default of 100 loud vowels reach the library's limiter; at 60 no voice does.
 _VOLUME: Final = 60
@@ -76,8 +79,20 @@ class Library:
             "content_sha256": digest.hexdigest(),
         }
 
-    def speak(self, text: str, voice: str, rate_wpm: int, stretch: float, seed: int) -> bytes:
-        """Return the PCM of one plain text; ``stretch`` below 1.0 slows it down further."""
+    def speak(
+        self,
+        text: str,
+        voice: str,
+        *,
+        rate_wpm: int,
+        stretch: float = 1.0,
+        seed: int = 0,
+        phonemes: bool = False,
+    ) -> bytes:
+        """Return the PCM of one plain text; ``stretch`` below 1.0 slows it down further.
+
+        ``phonemes``: what stands in ``[[...]]`` is the names of sounds.
+        """
         if status := self._lib.espeak_SetVoiceByName(voice.encode()):
             raise RenderError(f"espeak-ng has no voice {voice!r} (status {status})")
         self._lib.espeak_SetParameter(_PARAMETER_RATE, rate_wpm, 0)
@@ -95,12 +110,28 @@ class Library:
         callback = _SynthCallback(collect)
         self._lib.espeak_SetSynthCallback(callback)
         encoded = text.encode() + b"\0"
+        flags = _CHARS_UTF8 | (_PHONEMES if phonemes else 0)
         status = self._lib.espeak_Synth(
-            encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, _CHARS_UTF8, None, None
+            encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, flags, None, None
         )
         if status:
             raise RenderError(f"espeak-ng refused the text (status {status})")
         return bytes(pcm) if stretch >= 1.0 else self._stretched(bytes(pcm), stretch)
+
+    def phonemes(self, text: str, voice: str, *, ipa: bool, phonemes: bool = False) -> str:
+        """Return what would be spoken, a line for each clause."""
+        libc = ctypes.CDLL(None)
+        libc.open_memstream.restype = ctypes.c_void_p
+        written, size = ctypes.c_char_p(), ctypes.c_size_t()
+        stream = ctypes.c_void_p(libc.open_memstream(ctypes.byref(written), ctypes.byref(size)))
+        if not stream:
+            raise RenderError("there is no memory to write the phonemes to")
+        trace = self._lib.espeak_SetPhonemeTrace
+        trace(_TRACE_IPA if ipa else _TRACE_NAMES, stream)
+        self.speak(text, voice, rate_wpm=175, phonemes=phonemes)
+        trace(0, None)
+        libc.fclose(stream)
+        return (written.value or b"").decode().strip()
 
     def _stretched(self, pcm: bytes, speed: float) -> bytes:
         """Slow the speech down at the same pitch with the sonic library inside espeak-ng."""
@@ -129,8 +160,11 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """Carry one request out in this process; what is refused becomes an ``error`` header."""
     try:
         library = Library()
-        if request.pop("op") == "describe":
-            return library.describe(), b""
+        match request.pop("op"):
+            case "describe":
+                return library.describe(), b""
+            case "phonemes":
+                return {"phonemes": library.phonemes(**request)}, b""
         return {}, library.speak(**request)
     except (ImportError, OSError, RenderError) as error:
         return {"error": f"{type(error).__name__}: {error}"}, b""

@@ -33,6 +33,7 @@ class HelperProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr = tempfile.TemporaryFile(mode="a+b")  # noqa: SIM115 - lives as long as we do
+        self._closed = False  #: set before the helper is killed, looked at after one was started
 
     @property
     def pid(self) -> int | None:
@@ -43,9 +44,21 @@ class HelperProcess:
         """Return header and body of the helper's answer.
 
         Raises `EngineLoadError` when the helper cannot be started, `EngineCrashedError` when it
-        dies or stays silent for ``timeout_s``, `EngineError` when espeak-ng refuses.
+        dies or stays silent for ``timeout_s``, `EngineError` when espeak-ng refuses, and when
+        another thread calls `close` meanwhile.
         """
+        try:
+            return self._ask(request, timeout_s)
+        except (EngineError, OSError, ValueError) as error:
+            if self._closed:
+                self.kill()  # it may have been started just now
+                raise EngineError("espeak was closed while it was speaking") from error
+            raise
+
+    def _ask(self, request: dict[str, Any], timeout_s: float) -> tuple[dict[str, Any], bytes]:
         process = self._process or self._start()
+        if self._closed:
+            raise EngineError("it is closed")
         self._stderr.truncate(0)  # what it holds at a death belongs to this utterance
         deadline = time.monotonic() + timeout_s
         try:
@@ -71,6 +84,7 @@ class HelperProcess:
 
     def close(self) -> None:
         """Kill the helper and free what this object holds; not usable afterwards."""
+        self._closed = True
         self.kill()
         self._stderr.close()
 

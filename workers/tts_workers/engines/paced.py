@@ -1,7 +1,9 @@
 """``paced``: an instrument for load and failover tests, not an engine to speak with in production.
 
 It wraps any engine, takes as much wall time for a second of audio as it is told to, and fails
-where it is told to. The sound, and so the fingerprint, is the inner engine's to the bit.
+where it is told to. The sound, and so the fingerprint, is the inner engine's to the bit; but where
+it is told to stand in for an engine that imitates voices, a voice of reference audio is the inner
+engine's own one under noise that hangs on the content of the reference.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import numpy as np
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tts_tasks.audio import resample
 from tts_tasks.clock import boottime_s
 from tts_tasks.errors import (
     ConfigurationError,
@@ -28,22 +32,27 @@ from tts_tasks.errors import (
     EngineOutOfMemoryError,
 )
 from tts_workers.engines import load_engine
-from tts_workers.engines.base import FreesMemory
+from tts_workers.engines.base import EngineVoice, FreesMemory, PacksVoices, VoiceReference
 
 if TYPE_CHECKING:
+    from tts_tasks.lexicons import Lexicon
     from tts_workers.engines.base import (
         Capabilities,
         Engine,
         EngineState,
-        EngineVoice,
         Segment,
         SpeakOptions,
         Spoken,
-        VoiceReference,
     )
 
 
 logger = logging.getLogger(__name__)
+
+
+#: Of the noise that makes one made-up voice differ from another: -34 dBFS.
+_NOISE_PEAK = 0.02
+#: Raise it when that noise changes.
+_NOISE_REVISION = 1
 
 
 class FaultKind(StrEnum):
@@ -107,6 +116,14 @@ class Fault:
         return holds and (self.once is None or _created(self.once))
 
 
+@dataclass(frozen=True, slots=True)
+class _Disguise:
+    """A made-up voice: the inner engine's own, and what decides the noise over it."""
+
+    inner: EngineVoice
+    seed: str  #: hexadecimal
+
+
 class PacedSettings(BaseSettings):
     """Settings of `PacedEngine`, from the environment variables ``TTS_PACED_*``."""
 
@@ -117,6 +134,11 @@ class PacedSettings(BaseSettings):
     cost: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     load_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  #: added to the load
     faults: str = ""  #: rules as in `Fault`, separated by semicolons
+    clone: bool = False  #: take reference audio, as an engine does that imitates voices
+    #: what it says it speaks, of what the inner engine does: tags separated by commas
+    languages: str = ""
+    sample_rate_hz: Annotated[int, Field(ge=0)] = 0  #: of what it returns; 0: the inner engine's
+    model_version: str = ""  #: that it advertises
     spans: str = ""  #: path of a file to which each spoken segment adds a line, see `PacedEngine`
 
     @field_validator("faults")
@@ -161,6 +183,7 @@ class PacedEngine:
         self._closed = threading.Event()
         self._segments = 0
         self._jobs = 0
+        self._spans_fd: int | None = None
 
     @property
     def version(self) -> str:
@@ -168,8 +191,16 @@ class PacedEngine:
         return f"paced {self._inner.name} {self._inner.version}"
 
     def capabilities(self) -> Capabilities:
-        """Return the inner engine's capabilities."""
-        return self._inner.capabilities()
+        """Return the inner engine's capabilities, changed as the settings say."""
+        given, inner = self._settings, self._inner.capabilities()
+        tags = tuple(tag.strip() for tag in given.languages.split(",") if tag.strip())
+        return replace(
+            inner,
+            features=inner.features | ({"clone"} if given.clone else set()),
+            languages=tags or inner.languages,
+            sample_rate_hz=given.sample_rate_hz or inner.sample_rate_hz,
+            model_version=given.model_version or inner.model_version,
+        )
 
     def load(self, device: str) -> None:
         """Wait ``load_s``, then load the inner engine; raises `EngineLoadError` when closed."""
@@ -179,13 +210,35 @@ class PacedEngine:
         self._inner.load(device)
 
     def encode_voice(self, reference: VoiceReference) -> EngineVoice:
-        """Encode the voice with the inner engine."""
-        return self._inner.encode_voice(reference)
+        """Encode the voice with the inner engine, or make one up of reference audio."""
+        if reference.prompt_audio is None or not self._settings.clone:
+            return self._inner.encode_voice(reference)
+        inner = self._inner.encode_voice(VoiceReference())
+        return EngineVoice(reference, _Disguise(inner, reference.sha256))
 
-    def split(self, text: str) -> list[Segment]:
+    def pack_voice(self, voice: EngineVoice) -> bytes:
+        """See `PacksVoices`: of a made-up voice what its noise hangs on."""
+        if isinstance(voice.payload, _Disguise):
+            return voice.payload.seed.encode()
+        if isinstance(self._inner, PacksVoices):
+            return self._inner.pack_voice(voice)
+        raise EngineError(f"{self._inner.name} packs no voices")
+
+    def unpack_voice(self, reference: VoiceReference, data: bytes) -> EngineVoice:
+        """See `PacksVoices`."""
+        if not self._settings.clone:
+            if isinstance(self._inner, PacksVoices):
+                return self._inner.unpack_voice(reference, data)
+            raise EngineError(f"{self._inner.name} packs no voices")
+        seed = data.decode("ascii", "replace")
+        if seed != reference.sha256:
+            raise EngineError("this is another voice, or none")
+        return EngineVoice(reference, _Disguise(self._inner.encode_voice(VoiceReference()), seed))
+
+    def split(self, text: str, lexicon: Lexicon | None = None) -> list[Segment]:
         """Split with the inner engine; each call counts as a new job for the fault rules."""
         self._jobs += 1
-        return self._inner.split(text)
+        return self._inner.split(text, lexicon) if lexicon else self._inner.split(text)
 
     def speak(
         self, segment: Segment, voice: EngineVoice, state: EngineState | None, options: SpeakOptions
@@ -196,22 +249,44 @@ class PacedEngine:
         for rule in self._rules:
             if rule.fires(segment.text, self._segments, self._jobs):
                 self._fail(rule.kind)
-        spoken = self._inner.speak(segment, voice, state, options)
-        audio_s = spoken.samples.size / self._inner.capabilities().sample_rate_hz
+        spoken = self._spoken(segment, voice, state, options)
+        native_hz = self._inner.capabilities().sample_rate_hz
+        audio_s = spoken.samples.size / native_hz
+        if rate_hz := self._settings.sample_rate_hz:
+            samples = resample(spoken.samples, native_hz, rate_hz).clip(-1.0, 1.0)
+            spoken = replace(spoken, samples=samples)
         due = started + self._settings.cost * audio_s
         if self._closed.wait(max(0.0, due - time.monotonic())):
             raise EngineError("paced was closed while it was speaking")
         self._note_span(began_s, audio_s)
         return spoken
 
+    def _spoken(
+        self, segment: Segment, voice: EngineVoice, state: EngineState | None, options: SpeakOptions
+    ) -> Spoken:
+        disguise = voice.payload
+        if not isinstance(disguise, _Disguise):
+            return self._inner.speak(segment, voice, state, options)
+        spoken = self._inner.speak(segment, disguise.inner, state, options)
+        noise = np.random.default_rng(int(disguise.seed, 16)).uniform(
+            -_NOISE_PEAK, _NOISE_PEAK, spoken.samples.size
+        )
+        samples = (spoken.samples * (1 - _NOISE_PEAK) + noise).astype(np.float32)
+        return replace(spoken, samples=samples.clip(-1.0, 1.0))
+
     def fingerprint(self) -> str:
-        """Return the inner engine's: pacing does not change the sound."""
-        return self._inner.fingerprint()
+        """Return the inner engine's: pacing does not change the sound. But some settings do."""
+        given, inner = self._settings, self._inner.fingerprint()
+        inner += f"-{given.sample_rate_hz}Hz" if given.sample_rate_hz else ""
+        return f"{inner}-clone{_NOISE_REVISION}" if given.clone else inner
 
     def close(self) -> None:
         """End any wait and close the inner engine."""
         self._closed.set()
         self._inner.close()
+        if self._spans_fd is not None:
+            os.close(self._spans_fd)
+            self._spans_fd = None
 
     def _note_span(self, began_s: float, audio_s: float) -> None:
         if not self._settings.spans:
@@ -223,9 +298,11 @@ class PacedEngine:
             "ended_s": boottime_s(),
             "audio_s": audio_s,
         }
+        if self._spans_fd is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._spans_fd = os.open(self._settings.spans, flags, 0o666)
         # one write to the end of the file: lines of several processes do not mix
-        with Path(self._settings.spans).open("ab", buffering=0) as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        os.write(self._spans_fd, json.dumps(line).encode() + b"\n")
 
     def free_memory(self) -> None:
         """Have the inner engine free memory, if it can."""

@@ -1,0 +1,1 @@
+"""Here so that there is a package ``tools`` without an ``__init__.py``."""

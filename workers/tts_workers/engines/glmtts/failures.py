@@ -1,0 +1,96 @@
+"""What a failure of torch and CUDA means: memory that ran out, or a context that is lost.
+
+After a device-side assert or an illegal access every further call in the process fails, and some
+return rubbish. No job may meet that: the process ends, and its parent starts another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from tts_tasks.errors import EngineError, EngineOutOfMemoryError, RequestError
+from tts_workers.memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
+
+EXIT_STATUS: Final = 70  #: EX_SOFTWARE
+_OUT_OF_MEMORY: Final = (
+    "out of memory",
+    "_ALLOC_FAILED",  # cuBLAS, cuDNN
+    "failed to allocate memory",  # onnxruntime
+    "can't allocate memory",  # torch on the CPU
+)
+_CONTEXT_LOST: Final = (
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "unspecified launch failure",
+    "uncorrectable ecc error",
+    "hardware stack error",
+    "invalid program counter",
+    "cudnn_status_execution_failed",
+    "cublas_status_execution_failed",
+)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the device or of the host, whichever library says so."""
+    said = str(error).lower()
+    return is_out_of_memory(error) or any(words.lower() in said for words in _OUT_OF_MEMORY)
+
+
+def lost_the_device(error: BaseException, synchronise: Callable[[], Any]) -> bool:
+    """Whether the process can never use its device again.
+
+    ``synchronise`` is asked where CUDA failed in another way: a context that is lost fails there.
+    """
+    said = str(error).lower()
+    if any(words in said for words in _CONTEXT_LOST):
+        return True
+    if "cuda error" not in said and "cuda driver error" not in said:
+        return False
+    try:
+        synchronise()
+    except Exception:  # noqa: BLE001 - torch has several classes for it, and none may be missed
+        return True
+    return False
+
+
+def end_process(error: BaseException) -> NoReturn:
+    """End this process now, without clean-up: that would call CUDA, and may hang in it."""
+    logger.critical(
+        "the CUDA context is lost, this process ends for a new one: %s",
+        str(error).partition("\n")[0],
+    )
+    for handler in logging.root.handlers:
+        handler.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(EXIT_STATUS)
+
+
+@contextlib.contextmanager
+def translated(synchronise: Callable[[], Any]) -> Iterator[None]:
+    """Turn what the checkout's code raises into what `Engine` promises.
+
+    Raises `EngineOutOfMemoryError` and `EngineError`; ends the process where the device is lost.
+    """
+    try:
+        yield
+    except (EngineError, RequestError):
+        raise
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise EngineOutOfMemoryError(f"{type(error).__name__}: {error}") from error
+        if lost_the_device(error, synchronise):
+            end_process(error)
+        raise EngineError(f"GLM-TTS: {type(error).__name__}: {error}") from error
