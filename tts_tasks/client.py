@@ -38,6 +38,7 @@ from tts_tasks.lexicons.admin import (
     lexicon_versions,
 )
 from tts_tasks.listening import AudioSegment, follow_audio, follow_audio_async
+from tts_tasks.names import safe_output_name
 from tts_tasks.operations import drain, switchover, undrain
 from tts_tasks.pinning import pin_online
 from tts_tasks.settings import get_settings
@@ -194,8 +195,6 @@ def _source(
 
 
 def _output_prefix(output: str) -> str:
-    from tts_tasks.requests import safe_output_name
-
     try:
         return safe_output_name(output.strip("/"))
     except ValueError as error:

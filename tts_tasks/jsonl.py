@@ -18,15 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, Self
 from tts_tasks.dialects import DIALECTS, OURS, Dialect, recognise
 from tts_tasks.errors import RequestError
 from tts_tasks.first_lines import FirstLines
-from tts_tasks.requests import (
-    SpeechRequest,
-    did_you_mean,
-    kind,
-    parse_request,
-    safe_id,
-    shown,
-)
+from tts_tasks.names import safe_id
+from tts_tasks.requests import SpeechRequest, parse_request
 from tts_tasks.voices.names import pinned_sha256
+from tts_tasks.wording import did_you_mean, kind, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.racing import race
 from tests.s3_server import BUCKET, use_s3
 from tts_tasks.errors import NotFoundError, StorageError, UnavailableError
-from tts_tasks.requests import safe_output_name
+from tts_tasks.names import safe_output_name
 from tts_tasks.storage import (
     Ownership,
     Storage,

@@ -16,17 +16,14 @@ from hypothesis import strategies as st
 from tts_tasks import requests
 from tts_tasks.errors import RequestError
 from tts_tasks.formats import AUDIO_FORMATS
-from tts_tasks.requests import (
+from tts_tasks.names import (
     MAX_ID_BYTES,
     MAX_OUTPUT_NAME_BYTES,
-    MAX_PROMPT_TEXT_CHARS,
-    MAX_TEXT_CHARS,
-    SpeechRequest,
-    parse_request,
     safe_id,
     safe_output_name,
     safe_prompt_audio,
 )
+from tts_tasks.requests import MAX_PROMPT_TEXT_CHARS, MAX_TEXT_CHARS, SpeechRequest, parse_request
 
 
 def _refusal(**fields: Any) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tts_tasks.errors import ConfigurationError, RequestError
-from tts_tasks.requests import shown
+from tts_tasks.wording import shown
 
 if TYPE_CHECKING:
     from tts_tasks.reference_audio import ReferenceAudio

@@ -57,6 +57,8 @@ def check_requirements(request: SpeechRequest, loaded: LoadedEngine) -> None:
     The door has looked already, where the pool was known. What a voice or a lexicon calls for
     besides is the engine's to refuse: it knows why.
     """
+    if not request.requires.model_fields_set:
+        return
     offer = Offer.of_capabilities(loaded.capabilities, engine=loaded.engine.name)
     if offer is None:
         return
