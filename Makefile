@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 # More than cores: tests of real workers wait most of their time. Files go in the order of their
 # names, not those with the most tests first, which leaves the long ones of few tests for the end.
-TEST_JOBS ?= 3
+TEST_JOBS ?= 4
 SEED ?= 7
 MINUTES ?= 60
 ROUNDS ?= 50

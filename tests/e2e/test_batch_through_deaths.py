@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 #: 20,000 lines: TTS_TEST_BATCH_LINES=20000 python -m pytest tests/e2e/test_batch_through_deaths.py
-LINES = int(os.environ.get("TTS_TEST_BATCH_LINES", "1000"))
+LINES = int(os.environ.get("TTS_TEST_BATCH_LINES", "300"))
 SEED = int(os.environ.get("TTS_TEST_SEED", "7"))
 #: Spoken in a hundredth of a second: what dispatches, stores and reports is what is tried.
 PACED = {"TTS_ENGINE": "paced", "TTS_PACED_COST": "0.005"}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tts_tasks import requests
+from tts_tasks import names, requests
 from tts_tasks.errors import RequestError
 from tts_tasks.formats import AUDIO_FORMATS
 from tts_tasks.names import (
@@ -336,7 +336,7 @@ def test_a_plain_output_name_is_answered_as_the_long_way_answers(value: str) -> 
             return f"refused: {error}"
 
     quick = answer()
-    with mock.patch.object(requests, "_PLAIN_OUTPUT_NAME", _NEVER):
+    with mock.patch.object(names, "_PLAIN_OUTPUT_NAME", _NEVER):
         assert answer() == quick
 
 

@@ -172,8 +172,10 @@ class Agent:
         with self._mutex:
             if self._witness.heard(pid, message):
                 return
+            guarded = self._child.left_s is not None
             self._child.heard(pid, message)
-            self._guarded.notify_all()
+            if not guarded:  # else it is looked at every tick, and nothing has become more urgent
+                self._guarded.notify_all()
         match message.get("event"):
             case "job":
                 with self._mutex:  # told with the next heartbeat

@@ -162,4 +162,5 @@ class BatchRunner:
         tell({"event": "job", "job": job_id})
 
     def _begins(self, number: int, segments: int) -> None:
-        self._link.note({"event": "segment", "segment": number, "segments": segments})
+        if segments > 1:  # of a short line it says nothing
+            self._link.note({"event": "segment", "segment": number, "segments": segments})

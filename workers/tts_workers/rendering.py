@@ -109,6 +109,7 @@ class Rendering:
         self._state: EngineState | None = None
         self._done = 0
         self._lengths: list[int] = []  #: of the segments that are done, in samples
+        self._raw: tuple[Spoken, Segment] | None = None  #: all of it, where nobody hears it before
         self._logged_bytes = 0  #: of audio in the log itself
         self.staged: list[str] = []  #: objects in storage that are of no use once it is published
 
@@ -125,7 +126,7 @@ class Rendering:
     @property
     def size_bytes(self) -> int:
         """How much sound there is so far."""
-        return self._pcm.tell()
+        return self._pcm.tell() if self._raw is None else self._raw[0].samples.nbytes
 
     def prepare(self, insist: Insist | None = None) -> None:
         """Cut the text, and read reference audio; raises `UnspeakableTextError`, `RequestError`.
@@ -158,7 +159,6 @@ class Rendering:
     def _speak_the_rest(
         self, voice: EngineVoice, options: SpeakOptions, must_yield: Callable[[], bool]
     ) -> None:
-        request = self._request
         for segment in self._segments[self._done :]:
             self._tools.on_segment(self._done + 1, len(self._segments))
             with self._tools.pace.step("speak", len(segment.text)) as step:
@@ -166,11 +166,12 @@ class Rendering:
                 step.took_s = spoken.took_s
             self._state = spoken.state
             self._done += 1
-            samples = finished_segment(spoken.samples, request, self._sample_rate_hz)
-            pcm = audio.pcm16(audio.join([samples], [segment.pause_after_s], self._sample_rate_hz))
-            self._take(pcm)
             if self.is_kept:
+                pcm = self._finished(spoken, segment)
+                self._take(pcm)
                 self._keep(pcm)
+            else:  # its only segment: what is left to do need not hold up the engine
+                self._raw = spoken, segment
             if self._done < len(self._segments) and must_yield():
                 raise YieldedError
 
@@ -201,8 +202,17 @@ class Rendering:
         with self._tools.pace.step(f"voice {kind}"):
             return self._loaded.engine.encode_voice(reference)
 
+    def _finished(self, spoken: Spoken, segment: Segment) -> bytes:
+        """Return what is kept of a segment and the pause behind it, as 16-bit PCM."""
+        samples = finished_segment(spoken.samples, self._request, self._sample_rate_hz)
+        pauses_s = [segment.pause_after_s]
+        return audio.pcm16(audio.join([samples], pauses_s, self._sample_rate_hz))
+
     def encode(self) -> Encoded:
         """Join and encode what was spoken."""
+        if self._raw is not None:
+            self._take(self._finished(*self._raw))
+            self._raw = None
         request, from_hz = self._request, self._sample_rate_hz
         rate_hz = audio.encodable_rate_hz(request.sample_rate or from_hz, request.format)
         data, duration_s = encoded_whole(self._pcm, from_hz, rate_hz, request)
