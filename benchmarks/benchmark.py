@@ -81,7 +81,8 @@ def parse(benchmark: Benchmark, arguments: Sequence[str]) -> argparse.Namespace:
         "--results", type=Path, default=None, help="folder of the record and the plot"
     )
     for word, option in benchmark.options.items():
-        parser.add_argument(f"--{word}", type=option.read, default=option.default, help=option.help)
+        said = option.help.replace("%", "%%")
+        parser.add_argument(f"--{word}", type=option.read, default=option.default, help=said)
     quick, _ = parser.parse_known_args(arguments)
     if quick.quick:
         changed = {w.replace("-", "_"): option.quick for w, option in benchmark.options.items()}

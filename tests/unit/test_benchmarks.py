@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.__main__ import NAMES, main
 from benchmarks.failover.figures import percentile, spread, summarise
 from benchmarks.failover.journal import Journal
 from benchmarks.failover.rounds import Fault, Round, target_of
@@ -152,3 +153,12 @@ def test_the_journal_tells_what_others_began_after_a_fault(tmp_path: Path) -> No
     assert journal.begun_by_others("victim", 2.5) == 3.5
     assert journal.finished_by_others("victim", 2.5) == 4.5
     assert (journal.repeated("begun"), journal.repeated("done")) == (1, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_benchmark_tells_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever stands in them, such as a percent sign."""
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert "--" in capsys.readouterr().out
