@@ -19,7 +19,7 @@ OURS = """\
 {"phrase": "重庆", "pinyin": "chóng qìng"}
 {"phrase": "行长", "pinyin": "hang2 zhang3"}
 {"phrase": "GIF", "ipa": "/dʒɪf/"}
-{"phrase": "CEO", "text": "首席执行官"}
+{"phrase": "CFO", "text": "首席财务官"}
 {"phrase": "心宽体胖", "pinyin": "_ _ _ pan2"}
 """
 
@@ -151,7 +151,7 @@ def test_ours_comes_back_as_it_went() -> None:
     """Our form holds everything."""
     found = parse_lexicon(OURS.encode())
     assert [one.phrase for one in found.entries] == sorted(
-        ["重庆", "行长", "GIF", "CEO", "心宽体胖"]
+        ["重庆", "行长", "GIF", "CFO", "心宽体胖"]
     )
     exported = export_lexicon(found, "ours")
     assert parse_lexicon(exported.text.encode()) == found
@@ -166,7 +166,7 @@ def test_glmtts_dictionary_comes_back_as_it_went() -> None:
         {"K歌": "K<|G|><|E1|>"},
         {"知识": "<|ZH|><|III1|><|SH|><|III5|>"},
         {"GLM": "<|J|><|I2|><|AI4|><|M|><|U3|>"},
-        {"CEO": "首席执行官"},
+        {"CFO": "首席财务官"},
     ]
     data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     found = parse_lexicon(data.encode())

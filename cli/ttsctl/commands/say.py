@@ -94,6 +94,13 @@ def say(
         play(client, job, str(target), reporter, timeout_s=timeout_s)
         return
     result = wait_for(client, job, reporter, timeout_s=timeout_s)
+    deliver(client, job, result, target, output_format)
+
+
+def deliver(
+    client: Client, job: str, result: JobResult, target: str | None, output_format: str
+) -> None:
+    """Write the sound of a job where it is wanted, and say what came of the job."""
     uri = result.uri or ""
     if target is not None:
         write_audio(client.read_artifact(uri), target)

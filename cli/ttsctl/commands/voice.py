@@ -10,7 +10,7 @@ import click
 
 from ttsctl.api import Client, pass_client
 from ttsctl.options import output_option, timeout_option
-from ttsctl.output import echo_fields, echo_json, echo_jsonl, echo_table, result_fields
+from ttsctl.output import echo_fields, echo_json, echo_jsonl, echo_table
 from ttsctl.progress import reporter_for
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def test(
     """
     from tts_tasks.requests import parse_request
     from ttsctl.commands.listen import STDOUT, check_target
-    from ttsctl.commands.say import format_of, local_path, text_of, wait_for, write_audio
+    from ttsctl.commands.say import deliver, format_of, text_of, wait_for
 
     if target is not None:
         check_target(target)
@@ -140,18 +140,7 @@ def test(
     fields = {"text": text_of(text), "voice": name, "format": format_of(target)}
     job = client.submit_job(parse_request(fields))
     result = wait_for(client, job, reporter_for(sys.stderr), timeout_s=timeout_s)
-    uri = result.uri or ""
-    if target is not None:
-        write_audio(client.read_artifact(uri), target)
-    match output_format:
-        case "json":
-            echo_json(result_fields(result))
-        case "jsonl":
-            echo_jsonl(result_fields(result))
-        case "id":
-            click.echo(job)
-        case _ if target != STDOUT:
-            click.echo(target or local_path(uri))
+    deliver(client, job, result, target, output_format)
 
 
 @voice.command("rm")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ENTRIES = """\
 {"phrase": "行长", "pinyin": "xíng cháng"}
 {"phrase": "GIF", "ipa": "dʒɪf"}
-{"phrase": "CEO", "text": "首席执行官"}
+{"phrase": "CFO", "text": "首席财务官"}
 """
 
 

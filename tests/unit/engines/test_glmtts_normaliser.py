@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.glmtts_double import DOUBLE, copy_of_the_double, double_engine
+from tests.waiting import eventually
 from tts_tasks.errors import EngineLoadError
 from tts_workers.engines.glmtts import __main__ as prepare
 from tts_workers.engines.glmtts.normaliser_cache import cached
@@ -106,9 +106,7 @@ def test_a_build_that_was_killed_is_not_taken_for_one(
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=DOUBLE.parents[2], start_new_session=True
     ) as process:
-        deadline_s = time.monotonic() + 30
-        while not list(tmp_path.glob("*.lock")) and time.monotonic() < deadline_s:
-            time.sleep(0.02)
+        eventually(lambda: list(tmp_path.glob("*.lock")), every_s=0.02, what="it builds")
         os.killpg(process.pid, signal.SIGKILL)
     (lock,) = tmp_path.glob("*.lock")
     half = lock.with_suffix(".building")
