@@ -65,7 +65,7 @@ class World:
     def say(self, message: dict[str, Any]) -> None:
         self.said.append(message)
 
-    note = say
+    show = say
 
     def lost(self, error: Exception) -> None:
         raise AssertionError(f"no engine is lost here: {error}")

@@ -126,7 +126,7 @@ class World:
         )
         pace = Pace(lambda _: None, floor_s=1, factor=5, unknown_s=60)
         host: Any = SimpleNamespace(wait=lambda _: loaded, pace=pace, lost=self.lost.append)
-        link: Any = SimpleNamespace(say=self.said.append, note=self.said.append, pid=CHILD)
+        link: Any = SimpleNamespace(say=self.said.append, show=self.said.append, pid=CHILD)
         runner = JobRunner(host, self.believed, link, get_settings(), ME)
         task: Any = SimpleNamespace(request=SimpleNamespace(id=job_id))
         return runner(task, job_id, given)

@@ -210,11 +210,14 @@ def test_the_workers_page_shows_both_workers(flower: Flower, tmp_path: Path) -> 
 
 @pytest.mark.chromium
 def test_the_broker_page_shows_the_queue_lengths(flower: Flower, tmp_path: Path) -> None:
-    """Both queues are listed with as many messages as wait in them: of a batch that is a ring."""
+    """Both queues are listed with as many messages as wait in them: of a batch those are rings."""
+    with redis.Redis.from_url(os.environ["TTS_REDIS_URL"]) as store:
+        rings = store.llen("tts.batch.default")  # two workers may have rung at the same moment
+    assert rings >= 1
     rows = rows_of(f"{flower.url}/broker", tmp_path)
     lengths = {name: cells[0] for name, cells in rows.items()}
     assert lengths == {
-        "tts.batch.default": "1",
+        "tts.batch.default": str(rings),
         "tts.online.default.0": str(ONLINE_WAITING),
     }
 

@@ -58,16 +58,13 @@ class ChildLink:
         self.pid = pid
         self._process = process
         self._pipe = pipe
-        self._noted: list[dict[str, Any]] = []
 
-    def note(self, message: dict[str, Any]) -> None:
-        """Tell it with what is said next."""
-        self._noted.append(message)
+    def show(self, message: dict[str, Any]) -> None:
+        """Let the parent see something; here it is told like everything else."""
+        self.say(message)
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the parent something."""
         if not self._process.alive:
             raise Killed
-        said, self._noted = [*self._noted, message], []
-        for one in said:
-            self._pipe.send(one)
+        self._pipe.send(message)

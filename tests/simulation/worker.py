@@ -282,7 +282,7 @@ class Worker:
         link = ChildLink(process, to_parent, pid)
         child.to_child = Pipe(process, child.lease.parent_said, at_end=child.lease.parent_gone)
         budgets = StepBudgets(
-            lambda budget_s: link.say({"event": "budget", "budget_s": budget_s}),
+            lambda budget_s: link.show({"event": "budget", "budget_s": budget_s}),
             lambda _: None,
             lambda: world.runtime.now_s,
         )

@@ -19,6 +19,10 @@ import sys
 from tts_workers.link import ChildLink
 heard = lambda message: link.say({"echo": message})
 link = ChildLink(sys.argv[1], heard)
+link.show({"event": "job", "job": "b:1"})
+link.show({"event": "segment", "segment": 2, "segments": 3})
+link.show({"event": "job", "job": "b:2"})
+link.show({"event": "budget", "budget_s": 5.0})
 link.say({"event": "ready"})
 sys.stdin.read()
 """
@@ -77,6 +81,43 @@ def test_a_killed_child_is_known_at_once(
     eventually(lambda: listener.messages)
     child.kill()
     eventually(lambda: listener.lost == [child.pid])
+
+
+def test_what_a_child_shows_is_seen_when_somebody_looks(
+    listener: Listener,
+    parent: ParentLink,
+    child: subprocess.Popen[bytes],
+    eventually: Callable[..., Any],
+) -> None:
+    """The newest of each kind, once; of an earlier job nothing is left."""
+    eventually(lambda: listener.messages)
+    assert listener.messages == [{"event": "ready"}]
+    parent.look()
+    shown = [{"event": "job", "job": "b:2"}, {"event": "budget", "budget_s": 5.0}]
+    assert listener.messages[1:] == shown
+    parent.look()
+    assert listener.messages[1:] == shown
+
+
+def test_what_a_child_showed_before_it_was_killed_is_seen(
+    parent: ParentLink,
+    listener: Listener,
+    child: subprocess.Popen[bytes],
+    eventually: Callable[..., Any],
+) -> None:
+    """Who is told that it is lost can still look at what it had in hand."""
+    eventually(lambda: listener.messages)
+    told: list[dict[str, Any]] = []
+
+    def child_lost(pid: int) -> None:
+        parent.look()
+        told.extend(listener.messages[1:])
+        listener.lost.append(pid)
+
+    listener.child_lost = child_lost  # type: ignore[method-assign]
+    child.kill()
+    eventually(lambda: listener.lost == [child.pid])
+    assert told[0] == {"event": "job", "job": "b:2"}
 
 
 def test_the_child_hears_the_last_word_also_when_it_comes_late(

@@ -81,7 +81,9 @@ class Agent:
         clock: Clock = boottime_s,
         kill: Callable[[int, int], None] = os.kill,
         traces: Callable[[int], Evidence] = lambda _: {},
+        look_at_child: Callable[[], None] = lambda: None,
     ) -> None:
+        """``look_at_child``: has `child_said` called with what the child shows by now."""
         self._settings = settings
         self._lane_key = settings.lane_key
         self._record = record
@@ -93,6 +95,7 @@ class Agent:
         self._clock = clock
         self._kill = kill
         self._witness = Witness(traces)
+        self._look_at_child = look_at_child
         self._observer = Observer(coordinator, settings, clock)
         self._child = ChildWatch(
             clock, pulse_limit_s=settings.silence_s, max_step_s=2 * self._observer.tick_s
@@ -179,7 +182,8 @@ class Agent:
         match message.get("event"):
             case "job":
                 with self._mutex:  # told with the next heartbeat
-                    self._record = replace(self._record, job=message["job"])
+                    if self._record.job != message["job"]:
+                        self._record = replace(self._record, job=message["job"])
             case "ready":
                 self._engine_ready = True
                 self._change(
@@ -197,6 +201,7 @@ class Agent:
     def child_lost(self, pid: int) -> None:
         """Learn that the child died: its job goes back, and the lane to somebody else."""
         with self._mutex:
+            self._look_at_child()  # what it had in hand when it died
             watched = self._child.lost(pid)
             evidence = self._witness.of_dead(pid)
         if not watched or self._stopping.is_set():
@@ -311,6 +316,7 @@ class Agent:
         presence = self._coordinator.presence()
         now_s = self._clock()
         with self._mutex:
+            self._look_at_child()
             presence = presence or self._record.presence  # until there is a new one
             if now_s < self._next_beat_s and presence == self._record.presence:
                 return
@@ -415,6 +421,7 @@ class Agent:
         Returns when to look again, in seconds; None: when something has changed.
         """
         with self._mutex:
+            self._look_at_child()
             if (stuck := self._child.look()) is not None:
                 self._end_stuck_child(stuck)
             left_s = self._keeper.demote_if_overdue()

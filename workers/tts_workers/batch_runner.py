@@ -157,10 +157,8 @@ class BatchRunner:
             ring_for_work(app, self._queue, self._settings)
 
     def _on_line(self, job_id: str) -> None:
-        # of a line the parent hears with its first budget, before anything is done with it
-        tell = self._link.note if job_id else self._link.say
-        tell({"event": "job", "job": job_id})
+        self._link.show({"event": "job", "job": job_id})
 
     def _begins(self, number: int, segments: int) -> None:
         if segments > 1:  # of a short line it says nothing
-            self._link.note({"event": "segment", "segment": number, "segments": segments})
+            self._link.show({"event": "segment", "segment": number, "segments": segments})

@@ -216,6 +216,7 @@ class AgentStep(bootsteps.StartStopStep):
             on_role=on_role,
             notices=Notices.of(settings, worker=worker_id, events=events),
             traces=parent.tts_traces.of,
+            look_at_child=lambda: parent.tts_link.look(),  # noqa: PLW0108 - there is none yet
         )
 
     def start(self, parent: Worker) -> None:

@@ -39,7 +39,7 @@ def start_child() -> None:
     logging.root.addHandler(LogForwarder(link.say))
 
     budgets = StepBudgets(
-        lambda budget_s: link.say({"event": "budget", "budget_s": budget_s}), write_stacks_later
+        lambda budget_s: link.show({"event": "budget", "budget_s": budget_s}), write_stacks_later
     )
     pace = Pace(
         budgets,

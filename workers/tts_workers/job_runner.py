@@ -102,7 +102,7 @@ class JobRunner:
             loaded = self._host.wait(_ENGINE_RETURNS_S)
         except EngineLoadError:
             raise Reject("the engine of this worker is not ready", requeue=True) from None
-        self._link.say({"event": "job", "job": job_id})  # before the claim: see `reconcile`
+        self._link.show({"event": "job", "job": job_id})  # before the claim: see `reconcile`
         try:
             answer = self._claim(job_id, str(task.request.id), given, loaded)
             if isinstance(answer, ClaimRefused):
@@ -118,7 +118,7 @@ class JobRunner:
             logger.warning("%s", error)
             raise Ignore from None
         finally:
-            self._link.say({"event": "job", "job": ""})
+            self._link.show({"event": "job", "job": ""})
 
     # -- claim ------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class JobRunner:
         return artifact_record(claim, told)
 
     def _begins(self, number: int, segments: int) -> None:
-        self._link.note({"event": "segment", "segment": number, "segments": segments})
+        self._link.show({"event": "segment", "segment": number, "segments": segments})
 
     # -- endings ----------------------------------------------------------------------------
 

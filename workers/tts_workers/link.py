@@ -2,7 +2,8 @@
 
 A Unix socket of JSON lines. The child tells when its engine has spoken; the parent tells under
 which lease it leads. And the kernel closes it when the child dies, however it dies: the parent
-knows at once, without polling and without the store.
+knows at once, without polling and without the store. What a child has in hand it does not say: it
+writes that on a slate, which it sends with its first byte, and the parent looks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import socket
 import struct
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
+
+from tts_workers.slate import Slate, SlateView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +57,7 @@ class ParentLink:
     def __init__(self, listener: LinkListener, address: str = "") -> None:
         self._listener = listener
         self._children: dict[int, socket.socket] = {}
+        self._slates: dict[int, SlateView] = {}
         self._last_said: bytes | None = None
         self._news = threading.Event()
         self._mutex = threading.Lock()
@@ -71,6 +75,15 @@ class ParentLink:
         """
         self._last_said = json.dumps(message).encode() + b"\n"
         self._news.set()
+
+    def look(self) -> None:
+        """Tell the listener what has been shown since the last look; performs no I/O.
+
+        For one thread at a time, also while the listener is told that a child is lost.
+        """
+        for pid, slate in list(self._slates.items()):
+            for line in (slate.read() or b"").splitlines():
+                self._listener.child_said(pid, json.loads(line))
 
     def close(self) -> None:
         """Stop listening and hang up."""
@@ -117,12 +130,16 @@ class ParentLink:
             ).start()
 
     def _read(self, pid: int, child: socket.socket) -> None:
+        slate = _received_slate(child)
+        if slate is not None:
+            self._slates[pid] = slate
         for message in _messages(child):
             self._listener.child_said(pid, message)
         with self._mutex:
             self._children.pop(pid, None)
         child.close()
         self._listener.child_lost(pid)
+        self._slates.pop(pid, None)
 
 
 class ChildLink:
@@ -137,26 +154,35 @@ class ChildLink:
         """``on_end``: called when the parent is gone. Celery ends the child, but lets it finish."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(b"\0" + address.encode())
+        self._slate = Slate()
+        socket.send_fds(self._socket, [b"\n"], [self._slate.fd])
+        os.close(self._slate.fd)
+        self._shown: dict[str, bytes] = {}  #: by the kind of message
         self._on_message = on_message
         self._on_end = on_end
         self.pid = os.getpid()  #: by which the parent knows this child
         self._mutex = threading.Lock()
-        self._noted = b""
         threading.Thread(target=self._read, name="link-parent", daemon=True).start()
 
-    def note(self, message: dict[str, Any]) -> None:
-        """Tell the parent something together with what is said next, and before it."""
+    def show(self, message: dict[str, Any]) -> None:
+        """Let the parent see something when it looks; of each kind of message the newest counts.
+
+        A job puts away the segment of the one before it.
+        """
+        kind = message["event"]
         line = json.dumps(message).encode() + b"\n"
         with self._mutex:
-            self._noted += line
+            if kind == "job":
+                self._shown.pop("segment", None)
+            self._shown[kind] = line
+            self._slate.write(b"".join(self._shown.values()))
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the parent something; a parent that is gone is none of the child's business."""
         line = json.dumps(message).encode() + b"\n"
         with self._mutex:
-            said, self._noted = self._noted + line, b""
             try:
-                self._socket.sendall(said)
+                self._socket.sendall(line)
             except OSError:
                 return  # Celery ends the child together with its parent
 
@@ -164,6 +190,20 @@ class ChildLink:
         for message in _messages(self._socket):
             self._on_message(message)
         self._on_end()
+
+
+def _received_slate(child: socket.socket) -> SlateView | None:
+    """Return what comes with a child's first byte; None from one that has gone before that."""
+    try:
+        _, descriptors, _, _ = socket.recv_fds(child, 1, 1)
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        try:
+            return SlateView(descriptor)
+        finally:
+            os.close(descriptor)
+    return None
 
 
 def _messages(connection: socket.socket) -> Any:
