@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -113,6 +113,7 @@ class JobResult:
     worker: str | None
     error: dict[str, Any] | None
     name: str | None = None
+    subtitles: Mapping[str, str] = field(default_factory=dict)  #: names in storage, by format
     cursor: int = 0
 
 
@@ -371,6 +372,7 @@ def _result(line: Mapping[str, Any], cursor: int) -> JobResult:
     return JobResult(
         id=line["id"],
         name=line.get("name"),
+        subtitles=line.get("subtitles", {}),
         cursor=cursor,
-        **{field: line[field] for field in fields},
+        **{key: line[key] for key in fields},
     )

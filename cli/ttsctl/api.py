@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from tts_tasks.lexicons import Exported, Form, Lexicon, LexiconVersion
@@ -117,6 +117,11 @@ class JobResult(Protocol):
     @property
     def worker(self) -> str | None:
         """Who made it."""
+        ...
+
+    @property
+    def subtitles(self) -> Mapping[str, str]:
+        """Names of its subtitle files in storage, by format."""
         ...
 
     @property
