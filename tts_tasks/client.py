@@ -24,6 +24,7 @@ from tts_tasks.batches.outcomes import Following, Outcomes
 from tts_tasks.batches.report import report_line
 from tts_tasks.batches.standing import BatchStatus, status_of
 from tts_tasks.batches.submission import Order, Submission
+from tts_tasks.cancelling import job_cancel
 from tts_tasks.cluster import cluster_status, events
 from tts_tasks.errors import ConflictError, NotFoundError, RequestError, WaitTimeoutError
 from tts_tasks.jsonl import BatchLine, Pin, RejectedLine, file_sha256, parse_items, read_batch
@@ -76,6 +77,7 @@ __all__ = [
     "follow",
     "follow_audio",
     "follow_audio_async",
+    "job_cancel",
     "job_result",
     "lexicon_add",
     "lexicon_export",

@@ -91,7 +91,7 @@ class JobResult(Protocol):
 
     @property
     def state(self) -> str:
-        """``succeeded`` or ``failed``."""
+        """``succeeded``, ``failed`` or ``cancelled``."""
         ...
 
     @property
@@ -210,6 +210,10 @@ class Client(Protocol):
         """Accept one online job and return its id."""
         ...
 
+    def job_cancel(self, job: str, /) -> None:
+        """Speak nothing more of an online job; `ConflictError` for one that has ended."""
+        ...
+
     def submit_batch(
         self,
         source: Path,
@@ -268,7 +272,7 @@ class Client(Protocol):
     def follow_audio(
         self, job: str, /, *, after: int = 0, timeout_s: float | None = None
     ) -> Iterator[AudioSegment]:
-        """Yield the segments of a job as they are spoken."""
+        """Yield the segments of a job; raises `JobFailedError`, `JobCancelledError`."""
         ...
 
     def report(self, batch: str, /) -> Iterator[dict[str, Any]]:

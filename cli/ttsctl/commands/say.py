@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
-from tts_tasks.errors import JobFailedError, RequestError, WaitTimeoutError
+from tts_tasks.errors import JobCancelledError, JobFailedError, RequestError, WaitTimeoutError
 from tts_tasks.formats import AUDIO_FORMATS
 from tts_tasks.requests import MAX_TEXT_CHARS, parse_request
 from ttsctl.api import Client, pass_client
@@ -180,7 +180,7 @@ def text_of(argument: str) -> str:
 
 
 def wait_for(client: Client, job: str, reporter: Reporter, *, timeout_s: float | None) -> JobResult:
-    """Return the job's result; raises `JobFailedError`, `WaitTimeoutError`."""
+    """Return the job's result; raises `JobFailedError`, `JobCancelledError`."""
     tell_if_nobody_works(client, reporter)
     try:
         result = next(results(client, job, reporter, timeout_s=timeout_s))
@@ -188,11 +188,13 @@ def wait_for(client: Client, job: str, reporter: Reporter, *, timeout_s: float |
         stopped = isinstance(end, KeyboardInterrupt)
         reporter.say(
             "job.detached" if stopped else "job.wait_timed_out",
-            f"Stopped waiting: job {job} goes on",
+            f"Stopped waiting: job {job} goes on. Cancel it with: ttsctl cancel {job}",
             id=job,
         )
         code = ExitCode.INTERRUPTED if stopped else ExitCode.WAIT_TIMED_OUT
         click.get_current_context().exit(code)
+    if result.state == "cancelled":
+        raise JobCancelledError(f"job {job} was cancelled")
     if result.state != "succeeded":
         raise JobFailedError("job failed", error_text(result.error))
     return result

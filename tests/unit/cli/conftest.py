@@ -124,6 +124,9 @@ class FakeCluster:
         self._called("submit_job", request)
         return "default.0:job1"
 
+    def job_cancel(self, job: str) -> None:
+        self._called("job_cancel", job)
+
     def submit_batch(
         self,
         source: Path,
@@ -213,6 +216,8 @@ class FakeCluster:
         if outcome == "f":
             error = {"code": "engine", "reason": "out of memory"}
             return FakeResult(f"l{number}", number, "failed", cursor, error=error)
+        if outcome == "c":
+            return FakeResult(f"l{number}", number, "cancelled", cursor)
         uri = f"file:///srv/artifacts/l{number}.wav"
         return FakeResult(
             f"l{number}", number, "succeeded", cursor, uri=uri, sha256="ab", duration_s=2.5,
