@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -24,6 +24,7 @@ from tts_tasks.batches.outcomes import Following, Outcomes
 from tts_tasks.batches.report import report_line
 from tts_tasks.batches.standing import BatchStatus, status_of
 from tts_tasks.batches.submission import Order, Submission
+from tts_tasks.cancelling import job_cancel
 from tts_tasks.cluster import cluster_status, events
 from tts_tasks.errors import ConflictError, NotFoundError, RequestError, WaitTimeoutError
 from tts_tasks.jsonl import BatchLine, Pin, RejectedLine, file_sha256, parse_items, read_batch
@@ -76,6 +77,7 @@ __all__ = [
     "follow",
     "follow_audio",
     "follow_audio_async",
+    "job_cancel",
     "job_result",
     "lexicon_add",
     "lexicon_export",
@@ -113,6 +115,7 @@ class JobResult:
     worker: str | None
     error: dict[str, Any] | None
     name: str | None = None
+    subtitles: Mapping[str, str] = field(default_factory=dict)  #: names in storage, by format
     cursor: int = 0
 
 
@@ -371,6 +374,7 @@ def _result(line: Mapping[str, Any], cursor: int) -> JobResult:
     return JobResult(
         id=line["id"],
         name=line.get("name"),
+        subtitles=line.get("subtitles", {}),
         cursor=cursor,
-        **{field: line[field] for field in fields},
+        **{key: line[key] for key in fields},
     )

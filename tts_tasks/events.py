@@ -15,15 +15,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import redis
+from redis.exceptions import RedisClusterException
 
 from tts_tasks import keys
 from tts_tasks.clock import boottime_s
+from tts_tasks.redis_connection import shared_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tts_tasks.clock import Clock
     from tts_tasks.redis_connection import RedisClient
+    from tts_tasks.settings import Settings
 
 #: Events that wait in memory while the store is away; of more, the oldest are dropped.
 _WAITING_KEPT = 1000
@@ -78,7 +81,7 @@ class EventLog:
                 self._write(*oldest)
                 if self._waiting[0] is oldest:  # else it was dropped meanwhile
                     self._waiting.popleft()
-        except redis.RedisError:
+        except (redis.RedisError, RedisClusterException):
             self._retry_at_s = self._clock() + _RETRY_S
         finally:
             self._writing.release()
@@ -137,6 +140,11 @@ class EventLog:
         at = datetime.fromtimestamp(written_s - float(fields.get("late_s", 0.0)), UTC)
         stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {"time": stamp, "event": raw.get("event", "?"), **fields}
+
+
+def event_log(settings: Settings) -> EventLog:
+    """Return the log of a process that has nothing but its settings."""
+    return EventLog(shared_client(settings.redis_url), kept=settings.events_kept)
 
 
 def utc_now() -> str:

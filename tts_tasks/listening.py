@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 
 from tts_tasks import keys
 from tts_tasks.batches.outcomes import Outcomes
-from tts_tasks.errors import JobFailedError, NotFoundError, WaitTimeoutError
+from tts_tasks.errors import (
+    JobCancelledError,
+    JobFailedError,
+    NotFoundError,
+    WaitTimeoutError,
+)
 from tts_tasks.ledger import BatchBook, JobLedger, LoggedSegment, SegmentLog
 from tts_tasks.ledger.batch_records import ENDINGS
 from tts_tasks.settings import get_settings
@@ -62,8 +67,9 @@ def follow_audio(
 
     ``after``: the number of the last segment that was heard before. A job whose request says
     ``stream`` is heard with the least delay, and for ``segment_log_ttl_s`` after its end. Raises
-    `JobFailedError`, `WaitTimeoutError` after ``timeout_s`` (the work goes on), and `NotFoundError`
-    for a job that is unknown, or of which only the artifact is left, not in WAV.
+    `JobFailedError`, `JobCancelledError`, `WaitTimeoutError` after ``timeout_s`` (the work goes
+    on), and `NotFoundError` for a job that is unknown, or of which only the artifact is left, not
+    in WAV.
     """
     listener = _Listener(id, after)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -160,6 +166,8 @@ class _Listener:
             time.sleep(_LOOK_EVERY_S)  # the segment was taken back, and will be spoken again
             return []
         self.has_all = True
+        if outcome["state"] == "cancelled":
+            raise JobCancelledError(f"job {self._job_id} was cancelled")
         if outcome["state"] != "succeeded":
             error = outcome.get("error") or {}
             reason = error.get("reason", "it was not spoken")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tts_tasks.cluster import coordinator_of
 from tts_tasks.errors import ConflictError, NotFoundError, UnavailableError, WaitTimeoutError
-from tts_tasks.events import EventLog
-from tts_tasks.redis_connection import shared_client
+from tts_tasks.events import event_log
 from tts_tasks.settings import get_settings
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def switchover(
     old = coordinator.read(lane_key)
     successor = _successor(members, old, to, lane_key)
     began_s = time.monotonic()
-    _log(settings).emit(
+    event_log(settings).emit(
         "lane.switchover",
         lane=lane_key,
         old=old.holder if old else "",
@@ -81,7 +80,7 @@ def drain(worker: str, *, reason: str, settings: Settings | None = None) -> dict
     coordinator = coordinator_of(settings.redis_url)
     record = _find(_members(coordinator), worker)
     coordinator.drain(record.lane_key, record.id, reason)
-    _log(settings).emit("worker.drained", worker=record.id, reason=reason)
+    event_log(settings).emit("worker.drained", worker=record.id, reason=reason)
     return {"worker": record.id, "draining": True, "reason": reason}
 
 
@@ -91,12 +90,8 @@ def undrain(worker: str, *, settings: Settings | None = None) -> dict[str, Any]:
     coordinator = coordinator_of(settings.redis_url)
     record = _find(_members(coordinator), worker)
     if coordinator.undrain(record.lane_key, record.id):
-        _log(settings).emit("worker.undrained", worker=record.id)
+        event_log(settings).emit("worker.undrained", worker=record.id)
     return {"worker": record.id, "draining": False, "reason": ""}
-
-
-def _log(settings: Settings) -> EventLog:
-    return EventLog(shared_client(settings.redis_url), kept=settings.events_kept)
 
 
 def _members(coordinator: Coordinator, lane_key: str | None = None) -> dict[str, WorkerRecord]:

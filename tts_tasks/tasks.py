@@ -12,7 +12,12 @@ from celery import Task
 from tts_tasks import keys
 from tts_tasks.app import app
 from tts_tasks.doorbell import TASK_NAME, WORK_TASK_NAME
-from tts_tasks.errors import ConfigurationError, JobFailedError, RequestError
+from tts_tasks.errors import (
+    ConfigurationError,
+    JobCancelledError,
+    JobFailedError,
+    RequestError,
+)
 from tts_tasks.ledger import JobLedger, JobMeta, Terms
 from tts_tasks.pinning import pin_online
 from tts_tasks.requests import SpeechRequest, parse_request
@@ -168,13 +173,14 @@ def request_fields(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, 
     base=SynthesizeTask,
     bind=True,
     name=TASK_NAME,
-    throws=(JobFailedError, RequestError),
+    throws=(JobCancelledError, JobFailedError, RequestError),
 )
 def synthesize(self: Task, text: str | None = None, **fields: Any) -> dict[str, Any]:
     """Speak ``text``; returns the artifact's record (``uri``, ``sha256``, ``duration_s`` …).
 
     ``synthesize.delay("你好", voice="zh", format="mp3").get()``. The fields are those of
-    `tts_tasks.requests.SpeechRequest`. Raises `JobFailedError` from ``get()``.
+    `tts_tasks.requests.SpeechRequest`. Raises `JobFailedError` and `JobCancelledError` from
+    ``get()``.
     """
     if _runner is None:
         raise _no_engine()

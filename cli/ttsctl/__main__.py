@@ -23,6 +23,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Speak": {
         "say": ("ttsctl.commands.say:say", "Speak one text."),
         "listen": ("ttsctl.commands.listen:listen", "Listen to a job while it is made."),
+        "cancel": ("ttsctl.commands.cancel:cancel", "Cancel an online job."),
         "submit": ("ttsctl.commands.submit:submit", "Speak a JSONL file of jobs as a batch."),
         "batch": ("ttsctl.commands.batch:batch", "Look after batches."),
         "voice": ("ttsctl.commands.voice:voice", "Look after voices."),

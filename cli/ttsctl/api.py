@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from tts_tasks.lexicons import Exported, Form, Lexicon, LexiconVersion
@@ -91,7 +91,7 @@ class JobResult(Protocol):
 
     @property
     def state(self) -> str:
-        """``succeeded`` or ``failed``."""
+        """``succeeded``, ``failed`` or ``cancelled``."""
         ...
 
     @property
@@ -117,6 +117,11 @@ class JobResult(Protocol):
     @property
     def worker(self) -> str | None:
         """Who made it."""
+        ...
+
+    @property
+    def subtitles(self) -> Mapping[str, str]:
+        """Names of its subtitle files in storage, by format."""
         ...
 
     @property
@@ -205,6 +210,10 @@ class Client(Protocol):
         """Accept one online job and return its id."""
         ...
 
+    def job_cancel(self, job: str, /) -> None:
+        """Speak nothing more of an online job; `ConflictError` for one that has ended."""
+        ...
+
     def submit_batch(
         self,
         source: Path,
@@ -263,7 +272,7 @@ class Client(Protocol):
     def follow_audio(
         self, job: str, /, *, after: int = 0, timeout_s: float | None = None
     ) -> Iterator[AudioSegment]:
-        """Yield the segments of a job as they are spoken."""
+        """Yield the segments of a job; raises `JobFailedError`, `JobCancelledError`."""
         ...
 
     def report(self, batch: str, /) -> Iterator[dict[str, Any]]:

@@ -75,6 +75,40 @@ requires_option = click.option(
     "sample_rate_hz, pool. Refused at once (exit code 8) where no pool can. Can be repeated.",
 )
 
+
+def _subtitles(
+    _ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]
+) -> list[str] | None:
+    """Read ``A,B`` as a request's ``subtitles`` has it; the formats are checked there."""
+    return [kind for formats in given for kind in formats.split(",")] or None
+
+
+#: The fields of a request that shape its sound; see docs/how-to/audio-out.md.
+_AUDIO_OUT = (
+    click.option("--loudness-lufs", type=float, help="Integrated loudness of the whole."),
+    click.option("--peak-limit-dbfs", type=float, help="No sample is louder."),
+    click.option("--gain-db", type=float, help="Louder or softer by a fixed amount."),
+    click.option("--trim-silence", is_flag=True, help="Take off the silence that engines add."),
+    click.option("--fade-ms", type=float, help="Fade each segment in and out."),
+    click.option("--sentence-pause-ms", type=float, help="Silence between sentences."),
+    click.option("--paragraph-pause-ms", type=float, help="Silence between paragraphs."),
+    click.option(
+        "--subtitles",
+        multiple=True,
+        metavar="FORMAT,...",
+        callback=_subtitles,
+        help="Make subtitles beside the sound: srt, vtt, json. Can be repeated.",
+    ),
+)
+
+
+def audio_out_options(command: Command) -> Command:
+    """Take the fields that shape the sound, under the names that a request has for them."""
+    for option in reversed(_AUDIO_OUT):
+        command = option(command)
+    return command
+
+
 timeout_option = click.option(
     "--timeout-s",
     type=click.FloatRange(min=0, min_open=True),

@@ -160,7 +160,8 @@ def batch_fields(status: Any) -> dict[str, Any]:
 
 def result_fields(result: Any) -> dict[str, Any]:
     """Return a `JobResult` as a report line."""
-    return {key: getattr(result, key, None) for key in _RESULT_KEYS}
+    fields = {key: getattr(result, key, None) for key in _RESULT_KEYS}
+    return fields | ({"subtitles": dict(result.subtitles)} if result.subtitles else {})
 
 
 def echo_batch(status: Any, output_format: OutputFormat) -> None:

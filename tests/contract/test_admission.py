@@ -480,6 +480,15 @@ class Lanes(RuleBasedStateMachine):
             if record is not None:
                 self.store.ledger.give_up(record, worker, {"error": {}}, retention_s=60)
 
+    @rule(which=st.integers(0, 5))
+    def cancel(self, which: int) -> None:
+        """Whatever has become of it."""
+        for job_id in self.job(which):
+            record = self.store.ledger.get(job_id)
+            if record is not None:
+                ended = self.store.ledger.cancel(record, retention_s=60)
+                assert ended == (record.state if record.ended else "cancelled")
+
     @rule()
     def retention_passes(self) -> None:
         """Ended jobs are forgotten, and their ids may come again."""

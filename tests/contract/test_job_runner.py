@@ -13,7 +13,7 @@ from celery.exceptions import Ignore, Reject
 from tts_tasks import keys
 from tts_tasks.coordination.base import EpochFloor, Lease
 from tts_tasks.coordination.redis_store import RedisCoordinator
-from tts_tasks.errors import EngineLostError, JobFailedError, StorageError
+from tts_tasks.errors import EngineLostError, JobCancelledError, JobFailedError, StorageError
 from tts_tasks.events import EventLog
 from tts_tasks.ledger import Claim, JobLedger, JobMeta, LaneLoad
 from tts_tasks.requests import SpeechRequest
@@ -215,6 +215,12 @@ def test_a_worker_that_is_not_the_primary_speaks_nothing(world: World) -> None:
     assert [e["lease"] for e in world.seen("job.not_leader")] == [str(lease)]
 
 
+def cancel(world: World, job_id: str) -> None:
+    record = world.ledger.get(job_id)
+    assert record is not None
+    assert world.ledger.cancel(record, retention_s=60) == "cancelled"
+
+
 @pytest.mark.parametrize("text", ["一", "一|二"])
 def test_an_attempt_that_was_overtaken_ends_nothing(world: World, text: str) -> None:
     """The worker was taken for dead while it spoke; its successor has the job, and it yields."""
@@ -233,6 +239,42 @@ def test_an_attempt_that_was_overtaken_ends_nothing(world: World, text: str) -> 
     assert world.state(job_id) == ("running", OTHER, 2)
     assert world.engine.spoken == ["一"]
     assert [(e["attempt"], e["worker"]) for e in world.seen("job.stale_refused")] == [(1, ME)]
+
+
+def test_a_job_that_was_cancelled_is_not_spoken(world: World) -> None:
+    """Its message comes late, and whoever waits for its result is told."""
+    world.believe(world.lead())
+    job_id = world.accept()
+    cancel(world, job_id)
+    with pytest.raises(JobCancelledError, match=job_id):
+        world.run(job_id)
+    assert world.engine.spoken == []
+    assert world.state(job_id) == ("cancelled", "", 0)
+
+
+@pytest.mark.parametrize("text", ["一", "一|二|三"])
+def test_a_job_that_is_cancelled_stops_at_the_end_of_its_segment(world: World, text: str) -> None:
+    """It is no attempt that was overtaken: whoever waits for its result is told."""
+    world.believe(world.lead())
+    job_id = world.accept(text)
+    world.engine.meanwhile = lambda: cancel(world, job_id)
+    with pytest.raises(JobCancelledError, match=job_id):
+        world.run(job_id)
+    assert world.engine.spoken == ["一"]
+    assert world.state(job_id) == ("cancelled", ME, 1)
+    assert world.ledger.claims_of(ME) == []
+    assert world.seen("job.stale_refused") == []
+
+
+def test_a_cancelled_job_is_not_tried_again(world: World) -> None:
+    """Its attempt fails after it was cancelled: nobody is to have it."""
+    world.believe(world.lead())
+    job_id = world.accept("一")
+    world.engine.meanwhile = lambda: cancel(world, job_id)
+    world.storage = FullDisk(world.root)
+    with pytest.raises(JobCancelledError):
+        world.run(job_id)
+    assert world.state(job_id) == ("cancelled", ME, 1)
 
 
 def test_what_is_published_already_is_adopted_unspoken(world: World) -> None:

@@ -434,14 +434,19 @@ def test_a_wrong_setting_is_two() -> None:
 
 
 def test_say_writes_an_audible_file(tmp_path: Path) -> None:
-    """--file writes sound in the format of its suffix, and stdout names the file."""
+    """--file writes sound in the format of its suffix, and stdout names the file.
+
+    Subtitles are beside it.
+    """
     target = tmp_path / "arrival.mp3"
-    done = ttsctl("say", "列车即将进站，请站在安全线以内。", "--file", str(target))
+    text = "列车即将进站，请站在安全线以内。"
+    done = ttsctl("say", text, "--file", str(target), "--loudness-lufs", "-20", "--subtitles=srt")
     assert (done.returncode, done.stdout) == (0, f"{target}\n")
     peak, length_s = loudness_and_length_s(target.read_bytes())
     assert soundfile.info(target).format == "MP3"
     assert 0.05 < peak <= 1.0
     assert 1.0 < length_s < 15.0
+    assert text in (tmp_path / "arrival.srt").read_text(encoding="utf-8")
 
 
 def test_say_into_a_pipe_is_the_audio_alone() -> None:

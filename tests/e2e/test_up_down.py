@@ -461,10 +461,16 @@ def test_real_workers_come_up_and_leave_nothing(
 def test_kill_9_of_up_leaves_no_orphan_of_real_workers(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Celery's pool children, their engines and Flower end too when `up` gets SIGKILL."""
+    """Celery's pool children, their engines and Flower end too when `up` gets SIGKILL.
+
+    The workers are of two pools.
+    """
     monkeypatch.setenv("TTS_HOME", str(site.home))
-    assert ttsctl("up", "--detach", "--gpu", "cpu").returncode == 0
+    done = ttsctl("up", "-d", "--gpu", "cpu", "--pool", "zh:paced:1", "--pool", "en:espeak:1")
+    assert done.returncode == 0, done.stderr
     state = site.state()
+    pools = cluster_status(settings=Settings(home=site.home))["pools"]
+    assert [(pool["pool"], pool["engine"]) for pool in pools] == [("en", "espeak"), ("zh", "paced")]
     assert len(running(state)) > 4
 
     state.supervisor.send(signal.SIGKILL)

@@ -76,6 +76,7 @@ def patched(world: World) -> Iterator[None]:
         "OnlineWork": lambda _, lease: world.online_work(lease),
         "BatchBook": lambda *_, **__: world.book(),
         "EventLog": lambda *_, **__: world.events(),
+        "event_log": lambda _: world.events(),
         "open_storage": lambda _: world.storage(),
         "router_of": lambda settings: Router(settings, world.registered),
         "load_engine": lambda _: world.engine(),

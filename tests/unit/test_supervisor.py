@@ -23,11 +23,12 @@ from redis.retry import Retry
 
 from tts_tasks.errors import ConfigurationError, ConflictError, UnavailableError
 from tts_tasks.settings import Settings, get_settings
-from ttsctl.commands.up import devices_of_workers, down, up
+from ttsctl.commands.up import devices_of_workers, down, pools_of, up
 from ttsctl.supervisor import launcher, redis_server
 from ttsctl.supervisor.logs import open_log, tail
 from ttsctl.supervisor.plan import (
     FlowerPlan,
+    PoolPlan,
     UpOptions,
     children_environment,
     node_name,
@@ -522,6 +523,33 @@ def test_impossible_devices_are_usage_errors(specs: str, workers: int | None, re
         devices_of_workers(specs, workers)
 
 
+def test_pools_are_named_with_engine_and_workers() -> None:
+    """Two workers a pool, unless it says how many."""
+    assert pools_of(["zh:glmtts", "en:espeak:1"]) == (
+        PoolPlan("zh", "glmtts", 2),
+        PoolPlan("en", "espeak", 1),
+    )
+    assert pools_of([]) == ()
+
+
+@pytest.mark.parametrize(
+    ("specs", "reason"),
+    [
+        (["zh"], "'zh' is not NAME:ENGINE"),
+        (["ZH:espeak"], "lower-case"),
+        (["zh:espeak:0"], "is not"),
+        (["zh:espeak:two"], "is not"),
+        (["zh::2"], "is not"),
+        (["zh:espeak", "zh:paced"], "zh is given twice"),
+        (["a:espeak:60", "b:espeak:5"], "65 workers are more than 64"),
+    ],
+)
+def test_impossible_pools_are_usage_errors(specs: list[str], reason: str) -> None:
+    """What is wrong is said before anything is started."""
+    with pytest.raises(click.UsageError, match=reason):
+        pools_of(specs)
+
+
 def test_node_names_differ_between_homes() -> None:
     """Two homes on one host, and two workers of a home, have different Celery node names."""
     names = {node_name(w, Path(home)) for w in ("w1", "w2") for home in ("/a", "/b")}
@@ -559,6 +587,25 @@ def test_workers_are_started_as_celery_documents_it(
     assert env["PYTHONPATH"] == str(Path.cwd() / "relative")
 
 
+def test_each_worker_is_told_its_pool_and_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the pools, as devices are; without pools the environment says it."""
+    settings = Settings(home=tmp_path)
+    told: list[tuple[str | None, str | None]] = []
+    monkeypatch.setattr(
+        "ttsctl.supervisor.processes.subprocess.Popen",
+        lambda _, *, env, **__: told.append((env.get("TTS_POOL"), env.get("TTS_ENGINE"))),
+    )
+    pools = (PoolPlan("zh", "glmtts", 2), PoolPlan("en", "espeak", 1))
+
+    for options in (UpOptions(gpus=("0", "1", "cpu"), pools=pools), UpOptions(gpus=("cpu",))):
+        for spec in worker_specs(settings, options, {"TTS_POOL": "mine"}):
+            spec.spawn()
+
+    assert told == [("zh", "glmtts"), ("zh", "glmtts"), ("en", "espeak"), ("mine", None)]
+
+
 def test_a_flower_port_that_is_taken_is_a_conflict(tmp_path: Path) -> None:
     """--flower-port with somebody else's port fails before anything waits for it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -587,7 +634,11 @@ def test_down_where_nothing_runs_ends_well(tmp_path: Path, monkeypatch: pytest.M
 
 def test_up_refuses_wrong_options_with_a_usage_error() -> None:
     """Options that make no sense exit with 2 before anything is started."""
-    for arguments in (["--workers", "0"], ["--gpu", "x"], ["--wait-s", "-1"], ["--gpu", "0,0"]):
+    for arguments in (
+        *(["--workers", "0"], ["--gpu", "x"], ["--wait-s", "-1"], ["--gpu", "0,0"]),
+        *(["--pool", "zh"], ["--pool", "zh:espeak", "--gpu", "0"]),
+        *(["--pool", "zh:espeak", "--workers", "2"], ["--pool", "zh:espeak", "--engine", "paced"]),
+    ):
         assert CliRunner().invoke(up, arguments).exit_code == 2
 
 

@@ -10,9 +10,8 @@ from tts_tasks.batches.manifest import Manifest
 from tts_tasks.batches.report import ReportParts
 from tts_tasks.doorbell import ring_for_work
 from tts_tasks.errors import ConflictError, NotFoundError, UnavailableError
-from tts_tasks.events import EventLog
+from tts_tasks.events import event_log
 from tts_tasks.ledger import BatchBook
-from tts_tasks.redis_connection import shared_client
 from tts_tasks.storage import open_storage
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class BatchChanges:
         self._book = BatchBook(settings.redis_url, replicas_acked=settings.replicas_acked)
         self._storage = open_storage(settings.storage_url)
         self._manifest = Manifest(self._storage, batch_id)
-        self._events = EventLog(shared_client(settings.redis_url), kept=settings.events_kept)
+        self._events = event_log(settings)
 
     def cancel(self) -> bool:
         """Speak nothing more of it; False if all its lines had ended already."""

@@ -22,12 +22,11 @@ from tts_tasks.batches.manifest import CHUNK_LINES, Head, Manifest, ManifestLine
 from tts_tasks.batches.window import Window
 from tts_tasks.doorbell import ring_for_work
 from tts_tasks.errors import ConflictError, NoPoolError, RequestError, UnavailableError
-from tts_tasks.events import EventLog
+from tts_tasks.events import event_log
 from tts_tasks.jsonl import BatchLine, RejectedLine
 from tts_tasks.ledger import BatchBook
 from tts_tasks.pinning import checking, looking_up, pinning_for_batch
 from tts_tasks.pools import Needs, Offer, Pool, check_fits
-from tts_tasks.redis_connection import shared_client
 from tts_tasks.routing import Route, router_of
 from tts_tasks.storage import artifact_name, open_storage
 
@@ -85,7 +84,7 @@ class Submission:
         self._storage = open_storage(settings.storage_url)
         self._manifest = Manifest(self._storage, order.batch)
         self._book = BatchBook(settings.redis_url, replicas_acked=settings.replicas_acked)
-        self._events = EventLog(shared_client(settings.redis_url), kept=settings.events_kept)
+        self._events = event_log(settings)
         self._window = Window(
             self._book, self._storage, self._events, retention_s=settings.retention_s
         )

@@ -1,4 +1,4 @@
-"""Jobs: accept, claim, finish, release.
+"""Jobs: accept, claim, finish, cancel, release.
 
 Rules 2 and 3 of the design live in the scripts that this module runs: a job is in the ledger
 before its message is sent, `claim` alone decides who works on it, and only the newest attempt may
@@ -176,6 +176,22 @@ class JobLedger:
     ) -> bool:
         """Fail a job that nobody (or only ``worker``) works on; returns like `finish`."""
         return self._finish(record.id, record.meta, "*", worker, "failed", result, retention_s)
+
+    def cancel(self, record: JobRecord, *, retention_s: int) -> str:
+        """End an online job as ``cancelled``; returns how it has ended, "" if it is unknown.
+
+        What has ended before stays as it is. Whoever has the job is refused from now on: proved by
+        ``tests/contract/test_cancelling.py``.
+        """
+        job_keys = [keys.job(record.id), keys.load(keys.split_job_id(record.id)[0])]
+        with unavailable_is_clear(self._url):
+            state, worker = self._scripts.run("cancel", job_keys, [retention_s])
+            pipe = self._client.pipeline(transaction=False)
+            self._close(pipe, record.meta.queue, record.id)
+            if worker:
+                pipe.srem(keys.claims(worker), record.id)
+            pipe.execute()
+        return str(state)
 
     def _finish(  # noqa: PLR0917 - the script's arguments, in its order
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tts_tasks.errors import NotFoundError, RequestError
+from tts_tasks.events import event_log
 from tts_tasks.lexicons.forms import Exported, Form, export_lexicon, parse_lexicon
 from tts_tasks.lexicons.store import LexiconStore, LexiconVersion
 from tts_tasks.pinning import forget_recent
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 def lexicon_add(name: str, data: bytes, *, form: Form | None = None) -> LexiconVersion:
     """Make a file's content the newest version of a lexicon; jobs accepted from now on use it."""
-    made = _store().add(name, parse_lexicon(data, form))
+
+    def tell(made: LexiconVersion) -> None:
+        event_log(get_settings()).emit(
+            "lexicon.added", lexicon=name, version=made.version, sha256=made.sha256
+        )
+
+    made = _store().add(name, parse_lexicon(data, form), on_made=tell)
     forget_recent()
     return made
 
@@ -54,6 +61,7 @@ def lexicon_export(name: str, form: Form) -> Exported:
 def lexicon_remove(name: str) -> LexiconVersion:
     """Let new jobs use a lexicon no more; those that were accepted with it still do."""
     made = _store().remove(name)
+    event_log(get_settings()).emit("lexicon.removed", lexicon=name, version=made.version)
     forget_recent()
     return made
 

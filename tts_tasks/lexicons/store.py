@@ -24,6 +24,8 @@ from tts_tasks.lexicons.forms import parse_lexicon
 from tts_tasks.storage.base import SIDECAR_FOLDER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tts_tasks.lexicons.lexicon import Lexicon
     from tts_tasks.storage import Storage
 
@@ -97,10 +99,17 @@ class LexiconStore:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def add(self, name: str, lexicon: Lexicon) -> LexiconVersion:
+    def add(
+        self,
+        name: str,
+        lexicon: Lexicon,
+        *,
+        on_made: Callable[[LexiconVersion], None] = lambda _made: None,
+    ) -> LexiconVersion:
         """Make a lexicon the newest version of its name.
 
         Where the newest one is the same already, nothing is written, and it is returned.
+        ``on_made`` is told of a version only if this call has made it.
         """
         if not lexicon.entries:
             raise RequestError("lexicon", "holds no entry")
@@ -116,6 +125,7 @@ class LexiconStore:
                 len(lexicon.entries),
             )
             if self._create(made, lexicon.to_jsonl()):
+                on_made(made)
                 return made
         raise StorageError(f"lexicon {name} is changed by others all the time; try again")
 

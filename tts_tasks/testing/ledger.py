@@ -217,6 +217,25 @@ class MemoryLedger:
         ending = _Ending(_ANY, worker, "failed", text, record.meta, retention_s)
         return self._finish(record.id, ending)
 
+    def cancel(self, record: JobRecord, *, retention_s: int) -> str:
+        """End an online job as ``cancelled``; returns like the real one."""
+        state, worker = self._ask(self._store_cancel, record.id, retention_s)
+        self._ask(self._store_close, record.meta.queue, record.id)
+        if worker:
+            self._ask(self._store_drop_claim, worker, record.id)
+        return state
+
+    def _store_cancel(self, job_id: str, retention_s: int) -> tuple[str, str]:
+        job = self.store.job(job_id)
+        if job is None:
+            return "", ""
+        if job["state"] in ("accepted", "running"):
+            self._uncount(job)
+            now_ms = self.store.now_ms()
+            job.update(state="cancelled", finished_ms=now_ms)
+            job["expires_ms"] = now_ms + retention_s * 1000
+        return job["state"], job["worker"]
+
     def _finish(self, job_id: str, ending: _Ending) -> bool:
         finished = self._ask(self._store_finish, job_id, ending)
         if finished:

@@ -1,6 +1,7 @@
 """What people and programs do with voices; `tts_tasks.client` has it all.
 
-All of it needs the storage, and only removing a voice needs Redis too.
+All of it needs the storage, and only removing a voice needs Redis too: what was added is told in
+the events where it can be reached.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tts_tasks.errors import ConflictError, NotFoundError, RequestError
+from tts_tasks.events import event_log
 from tts_tasks.ledger import BatchBook, JobLedger
 from tts_tasks.pinning import forget_recent
 from tts_tasks.requests import checked_transcript
@@ -42,12 +44,19 @@ def voice_add(
     except ValueError as error:
         raise RequestError("text", str(error)) from None
     reference = prepared(read_audio(audio))
+
+    def tell(made: VoiceVersion) -> None:
+        event_log(get_settings()).emit(
+            "voice.added", voice=voice.entry, version=made.version, sha256=made.sha256
+        )
+
     version = _store().add(
         voice,
         text=transcript,
         audio=reference.data,
         consent=consent,
         checks=reference.figures(),
+        on_made=tell,
     )
     forget_recent()
     return version
@@ -92,6 +101,11 @@ def voice_remove(name: str, *, force: bool = False) -> list[VoiceVersion]:
             "have ended, cancel them, or remove it by force; what is accepted is spoken even then"
         )
     removed = store.remove(voice)
+    events = event_log(settings)
+    for version in removed:
+        events.emit(
+            "voice.removed", voice=version.spec.entry, version=version.version, forced=bool(users)
+        )
     forget_recent()
     store.references.sweep(lambda: wanted_audio(ledger))
     return removed

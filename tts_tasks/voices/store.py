@@ -25,6 +25,8 @@ from tts_tasks.voices.names import VoiceName, pin_of, reference_sha256
 from tts_tasks.voices.references import VOICES_FOLDER, ReferenceStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tts_tasks.storage import Storage
 
 _NAMED: Final = f"{VOICES_FOLDER}/named"
@@ -92,10 +94,12 @@ class VoiceStore:
         audio: bytes,
         consent: str | None = None,
         checks: dict[str, Any] | None = None,
+        on_made: Callable[[VoiceVersion], None] = lambda _made: None,
     ) -> VoiceVersion:
         """Make this audio, checked and normalised, the newest version of a voice.
 
         Where the newest version says the same already, it is returned, and nothing is written.
+        ``on_made`` is told of a version only if this call has made it.
         """
         for _ in range(_TRIES):
             newest = self._newest(voice.name, voice.style)
@@ -115,6 +119,7 @@ class VoiceStore:
                 checks=checks or {},
             )
             if self._storage.create(_object_name(made.spec), to_json(made, indent=1)):
+                on_made(made)
                 return made
         raise self._restless(voice)
 

@@ -19,6 +19,7 @@ from tts_tasks.errors import (
     EngineError,
     EngineLoadError,
     EngineOutOfMemoryError,
+    JobCancelledError,
     JobFailedError,
     StaleAttemptError,
     StorageError,
@@ -95,8 +96,9 @@ class JobRunner:
     def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
         """Run a job to its end; returns the artifact's record.
 
-        Raises `JobFailedError` when it has failed for good, Celery's `Ignore` when somebody else
-        has it or will have it, `Reject` when the message belongs in another worker's hands.
+        Raises `JobFailedError` when it has failed for good, `JobCancelledError` when somebody has
+        cancelled it, Celery's `Ignore` when somebody else has it or will have it, `Reject` when the
+        message belongs in another worker's hands.
         """
         try:
             loaded = self._host.wait(_ENGINE_RETURNS_S)
@@ -158,6 +160,8 @@ class JobRunner:
         match answer.reason:
             case Refusal.ENDED if answer.detail == "succeeded":
                 return answer.result
+            case Refusal.ENDED if answer.detail == "cancelled":
+                raise _cancelled(job_id)
             case Refusal.ENDED:
                 error = answer.result["error"]
                 raise JobFailedError(error["code"], error["reason"])
@@ -307,9 +311,16 @@ class JobRunner:
         # the very message goes back, with the callbacks that hang on it
         raise Reject(reason, requeue=True)
 
-    def _overtaken(self, claim: Claim) -> StaleAttemptError:
+    def _overtaken(self, claim: Claim) -> StaleAttemptError | JobCancelledError:
         """Say that the ledger has refused what this attempt wanted to do; returns what to raise."""
+        record = self._insist(lambda: self._ledger.get(claim.job_id))
+        if record is not None and record.state == "cancelled":
+            return _cancelled(claim.job_id)
         self._events.emit(
             "job.stale_refused", job=claim.job_id, attempt=claim.attempt, worker=claim.worker
         )
         return StaleAttemptError(f"{claim.job_id}: attempt {claim.attempt} is not the newest")
+
+
+def _cancelled(job_id: str) -> JobCancelledError:
+    return JobCancelledError(f"job {job_id} was cancelled")

@@ -73,7 +73,7 @@ def play(
     after: int = 0,
     timeout_s: float | None = None,
 ) -> None:
-    """Write a job's segments as they come; raises `JobFailedError`, `NotFoundError`."""
+    """Write a job's segments as they come; raises what `Client.follow_audio` does."""
     heard_s, last = 0.0, after
     try:
         with ExitStack() as stack:

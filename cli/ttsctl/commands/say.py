@@ -11,14 +11,20 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
-from tts_tasks.errors import JobFailedError, WaitTimeoutError
+from tts_tasks.errors import JobCancelledError, JobFailedError, RequestError, WaitTimeoutError
 from tts_tasks.formats import AUDIO_FORMATS
 from tts_tasks.requests import MAX_TEXT_CHARS, parse_request
 from ttsctl.api import Client, pass_client
 from ttsctl.commands.listen import STDOUT, check_target, play
 from ttsctl.exit_codes import ExitCode
 from ttsctl.following import results, tell_if_nobody_works
-from ttsctl.options import Duration, output_option, requires_option, timeout_option
+from ttsctl.options import (
+    Duration,
+    audio_out_options,
+    output_option,
+    requires_option,
+    timeout_option,
+)
 from ttsctl.output import echo_json, echo_jsonl, error_text, result_fields
 from ttsctl.progress import reporter_for
 
@@ -45,6 +51,7 @@ _SUFFIX_FORMATS = {f".{name}": name for name in AUDIO_FORMATS}
 @click.option("--sample-rate", type=int, metavar="HZ", help="[default: the engine's own]")
 @click.option("--seed", type=int, help="Same seed, same sound.")
 @click.option("--lexicon", help="Name of the pronunciation lexicon.")
+@audio_out_options
 @click.option(
     "--stream",
     is_flag=True,
@@ -80,8 +87,8 @@ def say(
 ) -> None:
     """Speak one text.
 
-    Waits for the sound and writes where it is: the artifact's path, or the file of --file. TEXT
-    is read from stdin if it is "-".
+    Waits for the sound and writes where it is: the artifact's path, or the file of --file.
+    Subtitles are beside it. TEXT is read from stdin if it is "-".
     """
     target = _target_of(target, output_format, stream=stream)
     short = {"language": language, "pool": pool}
@@ -92,6 +99,9 @@ def say(
     if stream:
         tell_if_nobody_works(client, reporter)
         play(client, job, str(target), reporter, timeout_s=timeout_s)
+        if request.subtitles:  # they are there when all has been spoken
+            result = wait_for(client, job, reporter, timeout_s=timeout_s)
+            write_subtitles(client, result, str(target))
         return
     result = wait_for(client, job, reporter, timeout_s=timeout_s)
     deliver(client, job, result, target, output_format)
@@ -103,7 +113,8 @@ def deliver(
     """Write the sound of a job where it is wanted, and say what came of the job."""
     uri = result.uri or ""
     if target is not None:
-        write_audio(client.read_artifact(uri), target)
+        write_subtitles(client, result, target)
+        write_whole(client.read_artifact(uri), target)
     match output_format:
         case "json":
             echo_json(result_fields(result))
@@ -113,6 +124,14 @@ def deliver(
             click.echo(job)
         case _ if target != STDOUT:
             click.echo(target or local_path(uri))
+
+
+def write_subtitles(client: Client, result: JobResult, target: str) -> None:
+    """Write a job's subtitles beside the file of its sound: ``a.srt`` for ``a.wav``."""
+    for kind, name in result.subtitles.items():
+        path = Path(target)
+        stem = path.with_suffix("") if format_of(target) else path
+        write_whole(client.read_artifact(name), f"{stem}.{kind}")
 
 
 def _target_of(target: str | None, output_format: str, *, stream: bool) -> str | None:
@@ -133,7 +152,12 @@ def _request_of(
     if stream and (fields["format"] not in (None, "wav") or fields["sample_rate"] is not None):
         raise click.UsageError("--stream writes WAV, at the engine's own rate")
     given = {name: value for name, value in fields.items() if value is not None}
-    return parse_request({"text": text_of(text), "stream": stream, **given})
+    request = parse_request({"text": text_of(text), "stream": stream, **given})
+    if request.subtitles and target == STDOUT:
+        raise RequestError(
+            "subtitles", "have no place beside the sound on stdout: name a file with --file"
+        )
+    return request
 
 
 def format_of(target: str | None) -> str | None:
@@ -156,7 +180,7 @@ def text_of(argument: str) -> str:
 
 
 def wait_for(client: Client, job: str, reporter: Reporter, *, timeout_s: float | None) -> JobResult:
-    """Return the job's result; raises `JobFailedError`, `WaitTimeoutError`."""
+    """Return the job's result; raises `JobFailedError`, `JobCancelledError`."""
     tell_if_nobody_works(client, reporter)
     try:
         result = next(results(client, job, reporter, timeout_s=timeout_s))
@@ -164,27 +188,29 @@ def wait_for(client: Client, job: str, reporter: Reporter, *, timeout_s: float |
         stopped = isinstance(end, KeyboardInterrupt)
         reporter.say(
             "job.detached" if stopped else "job.wait_timed_out",
-            f"Stopped waiting: job {job} goes on",
+            f"Stopped waiting: job {job} goes on. Cancel it with: ttsctl cancel {job}",
             id=job,
         )
         code = ExitCode.INTERRUPTED if stopped else ExitCode.WAIT_TIMED_OUT
         click.get_current_context().exit(code)
+    if result.state == "cancelled":
+        raise JobCancelledError(f"job {job} was cancelled")
     if result.state != "succeeded":
         raise JobFailedError("job failed", error_text(result.error))
     return result
 
 
-def write_audio(audio: bytes, target: str) -> None:
-    """Write the audio to stdout for ``-``, else to a file, whole or not at all."""
+def write_whole(data: bytes, target: str) -> None:
+    """Write to stdout for ``-``, else to a file, whole or not at all."""
     if target == STDOUT:
-        sys.stdout.buffer.write(audio)
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
     path = Path(target)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as out:
         partial = Path(out.name)
         try:
-            out.write(audio)
+            out.write(data)
             out.flush()
             partial.chmod(0o666 & ~_umask())
             partial.replace(path)

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ttsctl.supervisor.plan import PoolPlan
     from ttsctl.supervisor.state import UpState
 
-DEFAULT_WORKERS = 2
+DEFAULT_WORKERS, MAX_WORKERS = 2, 64
 _DEVICE = re.compile(r"auto|cpu|[0-9]{1,3}")
+_POOL = re.compile(r"(?P<name>[^:]+):(?P<engine>[^:\s]+)(?::(?P<workers>[1-9][0-9]{0,2}))?")
 
 
 @click.command()
 @click.option(
     "--workers",
-    type=click.IntRange(1, 64),
+    type=click.IntRange(1, MAX_WORKERS),
     help=f"How many workers. [default: one for each --gpu, else {DEFAULT_WORKERS}]",
 )
 @click.option(
@@ -31,6 +35,14 @@ _DEVICE = re.compile(r"auto|cpu|[0-9]{1,3}")
     help="Devices: auto or cpu for all workers, or one of auto, cpu, N for each.",
 )
 @click.option("--engine", metavar="NAME", help="The workers' engine, instead of TTS_ENGINE.")
+@click.option(
+    "--pool",
+    "pool_specs",
+    multiple=True,
+    metavar="NAME:ENGINE[:WORKERS]",
+    help="Start a pool of workers with this engine, 2 unless it says how many. Can be repeated; "
+    "instead of --workers and --engine.",
+)
 @click.option("--detach", "-d", is_flag=True, help="Go on in the background, return when ready.")
 @click.option("--flower/--no-flower", default=True, show_default=True, help="Start Flower too.")
 @click.option(
@@ -60,6 +72,7 @@ def up(
     workers: int | None,
     gpu_specs: str,
     engine: str | None,
+    pool_specs: tuple[str, ...],
     detach: bool,
     flower: bool,
     flower_port: int | None,
@@ -77,9 +90,13 @@ def up(
     from ttsctl.supervisor.service import run_up
 
     settings = get_settings()
+    if pool_specs and (workers is not None or engine is not None):
+        raise click.UsageError("--pool says engine and number of workers: leave the others out")
+    pools = pools_of(pool_specs)
     options = UpOptions(
-        gpus=devices_of_workers(gpu_specs, workers),
+        gpus=devices_of_workers(gpu_specs, sum(pool.workers for pool in pools) or workers),
         engine=engine,
+        pools=pools,
         flower=flower,
         flower_port=flower_port,
         wait_s=wait_s,
@@ -145,6 +162,28 @@ def devices_of_workers(specs: str, workers: int | None) -> tuple[str, ...]:
     if len(set(indices)) < len(indices):
         raise click.UsageError(f"--gpu {specs}: two workers would share a GPU")
     return tuple(str(int(device)) if device.isdigit() else device for device in devices)
+
+
+def pools_of(specs: Sequence[str]) -> tuple[PoolPlan, ...]:
+    """Return the pools that ``NAME:ENGINE[:WORKERS]`` mean; raises click.UsageError."""
+    from tts_tasks.settings import NAME_PATTERN
+    from ttsctl.supervisor.plan import PoolPlan
+
+    pools: dict[str, PoolPlan] = {}
+    for spec in specs:
+        match = _POOL.fullmatch(spec)
+        if match is None or not NAME_PATTERN.fullmatch(match["name"]):
+            raise click.UsageError(
+                f"--pool {spec!r} is not NAME:ENGINE or NAME:ENGINE:WORKERS; a name is up to 32 "
+                "lower-case letters, digits and _ -"
+            )
+        if match["name"] in pools:
+            raise click.UsageError(f"--pool {match['name']} is given twice")
+        workers = int(match["workers"] or DEFAULT_WORKERS)
+        pools[match["name"]] = PoolPlan(match["name"], match["engine"], workers)
+    if (total := sum(pool.workers for pool in pools.values())) > MAX_WORKERS:
+        raise click.UsageError(f"--pool: {total} workers are more than {MAX_WORKERS}")
+    return tuple(pools.values())
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 from tts_tasks import errors
 from tts_tasks.errors import ConfigurationError, ConflictError, TTSError, UnavailableError
 from ttsctl.supervisor.logs import open_log, tail
-from ttsctl.supervisor.plan import UpOptions, with_absolute_python_path
+from ttsctl.supervisor.plan import PoolPlan, UpOptions, with_absolute_python_path
 from ttsctl.supervisor.service import already_running, run_up
 from ttsctl.supervisor.state import UP_ID_VARIABLE, UpLock, read_state
 from ttsctl.supervisor.teardown import lock_path
@@ -88,6 +88,7 @@ def serve(settings: Settings, *, parts: Parts | None = None) -> int:
     """Be the detached process: read options from stdin, run, report on stdout; an exit status."""
     options = json.load(sys.stdin)
     options["gpus"] = tuple(options["gpus"])
+    options["pools"] = tuple(PoolPlan(**pool) for pool in options["pools"])
 
     def announce(_state: UpState) -> None:
         _report({"ready": True})

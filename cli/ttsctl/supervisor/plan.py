@@ -26,11 +26,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """One pool of an `up`."""
+
+    name: str
+    engine: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class UpOptions:
     """What the command line of `ttsctl up` asks for. Durations in seconds."""
 
     gpus: tuple[str, ...] = ("auto", "auto")  #: one for each worker: ``auto``, ``cpu`` or a number
     engine: str | None = None
+    #: whose workers they are, in this order; none: all of the pool that the environment names
+    pools: tuple[PoolPlan, ...] = ()
     flower: bool = True
     flower_port: int | None = None  #: None: any free one
     wait_s: float = 60.0
@@ -83,14 +94,23 @@ def worker_specs(
 ) -> list[ChildSpec]:
     """Return the workers ``w1`` … ``wN``, one for each of ``options.gpus``."""
     specs = []
-    for number, gpu in enumerate(options.gpus, start=1):
+    of_pools = [
+        {"TTS_POOL": pool.name, "TTS_ENGINE": pool.engine}
+        for pool in options.pools
+        for _ in range(pool.workers)
+    ] or [{}] * len(options.gpus)
+    for number, (gpu, of_pool) in enumerate(zip(options.gpus, of_pools, strict=True), start=1):
         name = f"w{number}"
         node = node_name(name, settings.home)
         command = [sys.executable, "-m", "celery", "-A", "tts_tasks", "worker"]
         command += ["-n", node, "--gpu", gpu, "--loglevel", "INFO"]
         log_path = settings.home / "logs" / f"{name}.log"
         spawn = partial(
-            launch, command, environment=environment, directory=settings.home, log_path=log_path
+            launch,
+            command,
+            environment={**environment, **of_pool},
+            directory=settings.home,
+            log_path=log_path,
         )
         steps = (
             StopStep(signal.SIGTERM, options.stop_timeout_s),  # finish the job in hand

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tts_tasks.errors import NotFoundError, UnavailableError
+from tts_tasks.listening import AudioSegment
 from ttsctl.__main__ import cli
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class FakeResult:
     attempt: int | None = 1
     worker: str | None = "tts@host/1"
     error: Any = None
+    subtitles: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -89,6 +91,7 @@ class FakeCluster:
     )  # fmt: skip
     happened: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    subtitles: dict[str, str] = field(default_factory=dict)  #: of every job
     voices: list[VoiceVersion] = field(default_factory=list)
 
     def _called(self, name: str, argument: Any = None) -> None:
@@ -120,6 +123,9 @@ class FakeCluster:
     def submit_job(self, request: SpeechRequest) -> str:
         self._called("submit_job", request)
         return "default.0:job1"
+
+    def job_cancel(self, job: str) -> None:
+        self._called("job_cancel", job)
 
     def submit_batch(
         self,
@@ -210,10 +216,19 @@ class FakeCluster:
         if outcome == "f":
             error = {"code": "engine", "reason": "out of memory"}
             return FakeResult(f"l{number}", number, "failed", cursor, error=error)
+        if outcome == "c":
+            return FakeResult(f"l{number}", number, "cancelled", cursor)
         uri = f"file:///srv/artifacts/l{number}.wav"
         return FakeResult(
-            f"l{number}", number, "succeeded", cursor, uri=uri, sha256="ab", duration_s=2.5
-        )
+            f"l{number}", number, "succeeded", cursor, uri=uri, sha256="ab", duration_s=2.5,
+            subtitles=self.subtitles,
+        )  # fmt: skip
+
+    def follow_audio(
+        self, job: str, *, after: int = 0, timeout_s: float | None = None
+    ) -> Iterator[AudioSegment]:
+        self._called("follow_audio", {"of": job, "after": after, "timeout_s": timeout_s})
+        yield AudioSegment(1, 1, b"\0\0", 8000)
 
     def report(self, batch: str) -> Iterator[dict[str, Any]]:
         self._called("report", batch)

@@ -41,6 +41,70 @@ def test_options_become_the_request(ttsctl, cluster):
     assert (request.sample_rate, request.seed, request.lexicon) == (24000, 7, "bank")
 
 
+def test_audio_out_options_become_the_request(ttsctl, cluster):
+    """What shapes the sound has the names and the values that a request has for it."""
+    options = "--loudness-lufs -16 --peak-limit-dbfs -2 --gain-db 3 --trim-silence --fade-ms 4"
+    options += " --sentence-pause-ms 400 --paragraph-pause-ms 0"
+    assert ttsctl("say", "hello", *options.split()).exit_code == 0
+    request = spoken(cluster)
+    assert (request.loudness_lufs, request.peak_limit_dbfs, request.gain_db) == (-16, -2, 3)
+    assert (request.trim_silence, request.fade_ms) == (True, 4)
+    assert (request.sentence_pause_ms, request.paragraph_pause_ms) == (400, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (("--loudness-lufs", "-3"), "loudness_lufs: must be at most -5"),
+        (("--peak-limit-dbfs", "1"), "peak_limit_dbfs: must be at most 0"),
+        (("--fade-ms", "nan"), "fade_ms: must be a finite number"),
+        (("--sentence-pause-ms", "-1"), "sentence_pause_ms: must be at least 0"),
+        (("--subtitles", "srt,ass"), "subtitles.1: must be one of srt, vtt, json"),
+        (("--subtitles", "srt", "--file", "-"), "subtitles: have no place beside the sound"),
+        (("--subtitles", "srt", "--stream"), "subtitles: have no place beside the sound"),
+        (("--loudness-lufs", "-16", "--stream"), "stream: has no place beside loudness_lufs"),
+    ],
+)
+def test_a_wrong_audio_out_option_is_a_usage_error(ttsctl, cluster, given, field):
+    """The field is named, and nothing is submitted."""
+    result = ttsctl("say", "hello", *given)
+    assert (result.exit_code, cluster.calls) == (2, [])
+    assert field in result.stderr
+
+
+@pytest.mark.parametrize(("name", "stem"), [("a.mp3", "a"), ("a.v2", "a.v2"), ("a", "a")])
+def test_subtitles_are_written_beside_the_file(ttsctl, cluster, tmp_path, name, stem):
+    """Each under the file's name with its own suffix; stdout names the sound alone."""
+    cluster.subtitles = {"srt": "x/l1.srt", "json": "x/l1.json"}
+    cluster.artifacts |= {"x/l1.srt": b"1\n", "x/l1.json": b"{}"}
+    target = str(tmp_path / name)
+    result = ttsctl("say", "hello", "--file", target, "--subtitles=srt", "--subtitles", "json,srt")
+    assert (result.exit_code, result.stdout) == (0, f"{target}\n")
+    assert spoken(cluster).subtitles == ("json", "srt")
+    assert (tmp_path / f"{stem}.srt").read_bytes() == b"1\n"
+    assert (tmp_path / f"{stem}.json").read_bytes() == b"{}"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_subtitles_of_a_stream_are_written_when_all_is_spoken(ttsctl, cluster, tmp_path):
+    """Beside the file that was written while it was made."""
+    cluster.subtitles = {"vtt": "x/l1.vtt"}
+    cluster.artifacts["x/l1.vtt"] = b"WEBVTT\n"
+    target = tmp_path / "a.wav"
+    options = ("--stream", "--file", str(target), "--subtitles", "vtt")
+    assert ttsctl("say", "hello", *options).exit_code == 0
+    assert target.read_bytes()[:4] == b"RIFF"
+    assert (tmp_path / "a.vtt").read_bytes() == b"WEBVTT\n"
+
+
+def test_a_report_line_names_subtitles_where_there_are_any(ttsctl, cluster):
+    """-o json, as in a batch's report."""
+    assert "subtitles" not in json.loads(ttsctl("say", "hello", "-o", "json").stdout)
+    cluster.subtitles = {"srt": "x/l1.srt"}
+    told = json.loads(ttsctl("say", "hello", "--subtitles", "srt", "-o", "json").stdout)
+    assert told["subtitles"] == {"srt": "x/l1.srt"}
+
+
 def test_requirements_become_the_requests(ttsctl, cluster):
     """Pairs and their short forms; features may be given in several ways."""
     options = "--requires features=clone,speed --requires features=emotion --language en"
