@@ -65,7 +65,8 @@ class World:
     def say(self, message: dict[str, Any]) -> None:
         self.said.append(message)
 
-    show = say
+    def show(self, message: dict[str, Any], *, later: bool = False) -> None:
+        self.said.append(message)
 
     def lost(self, error: Exception) -> None:
         raise AssertionError(f"no engine is lost here: {error}")

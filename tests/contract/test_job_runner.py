@@ -116,6 +116,9 @@ class World:
         self.ledger.accept([(job_id, SpeechRequest(text=text), meta)])
         return job_id
 
+    def show(self, message: dict[str, Any], *, later: bool = False) -> None:
+        self.said.append(message)
+
     def run(self, job_id: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
         loaded = LoadedEngine(
             self.engine,
@@ -126,7 +129,7 @@ class World:
         )
         pace = Pace(lambda _: None, floor_s=1, factor=5, unknown_s=60)
         host: Any = SimpleNamespace(wait=lambda _: loaded, pace=pace, lost=self.lost.append)
-        link: Any = SimpleNamespace(say=self.said.append, show=self.said.append, pid=CHILD)
+        link: Any = SimpleNamespace(say=self.said.append, show=self.show, pid=CHILD)
         runner = JobRunner(host, self.believed, link, get_settings(), ME)
         task: Any = SimpleNamespace(request=SimpleNamespace(id=job_id))
         return runner(task, job_id, given)

@@ -111,6 +111,18 @@ def test_several_are_created_together(storage: Storage) -> None:
     )
 
 
+def test_many_names_are_asked_about_at_once(storage: Storage) -> None:
+    """Those that there is something under are told, in whatever folders; none of it is an error."""
+    made = ["a/one.wav", "a/.tts/one.wav.json", "two.wav", "b/c/three.wav"]
+    for name in made:
+        storage.create(name, b"x")
+    others = ["a/two.wav", "none/one.wav", "three.wav", "two.wav/below.wav"]
+    assert storage.taken([*made, *others, "a/one.wav"]) == set(made)
+    assert storage.taken([]) == set()
+    with pytest.raises(StorageError, match="is absolute, empty"):
+        storage.taken(["a/one.wav", "/etc/passwd"])
+
+
 def test_an_object_is_never_seen_partial(open_again: Callable[[], Storage]) -> None:
     """Somebody who keeps looking sees nothing at all, then all of it."""
     data = b"x" * (6 * 1024 * 1024)

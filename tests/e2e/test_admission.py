@@ -121,7 +121,7 @@ def test_a_foreign_job_is_refused_by_the_worker_that_takes_it(cluster: Cluster) 
 
 def test_ttsctl_say_is_refused_with_the_estimate(cluster: Cluster) -> None:
     """Exit code 8 and one line, for a full lane and for a deadline; nothing is spoken."""
-    busy_lane(cluster, 4)
+    busy_lane(cluster, 16)  # more than is spoken while two processes come up
     for options, bound in (((), "1"), (("--deadline", "300ms"), "1000")):
         done = subprocess.run(
             [sys.executable, "-m", "ttsctl", "say", LONG, *options],

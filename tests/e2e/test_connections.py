@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 #: The longest that a worker may be stuck, in seconds.
-STUCK_S = 10.0
+STUCK_S = 20.0
 
 
 def figures(scenario: str, rounds: int, outage_s: float = 6.0) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class ChildLink:
         self._process = process
         self._pipe = pipe
 
-    def show(self, message: dict[str, Any]) -> None:
+    def show(self, message: dict[str, Any], *, later: bool = False) -> None:
         """Let the parent see something; here it is told like everything else."""
         self.say(message)
 

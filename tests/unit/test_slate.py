@@ -80,9 +80,10 @@ def test_a_busy_writer_is_always_read_whole() -> None:
         _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
         view = SlateView(fd)
         os.close(fd)
-        texts = [text for _ in range(20_000) if (text := view.read())]
+        texts: list[bytes] = []
+        while len(texts) < 200:  # it writes so fast that most looks find both places busy
+            texts += [text for text in (view.read(),) if text]
         writer.kill()
         writer.wait(30)
         texts += [text for text in (view.read(),) if text]
-    assert len(texts) > 10
     assert all(len(set(text)) == 1 for text in texts)

@@ -139,13 +139,14 @@ def publish_many(storage: Storage, artifacts: Sequence[Artifact]) -> list[Publis
 
 def _publish_new(storage: Storage, artifacts: Sequence[Artifact]) -> dict[int, Published]:
     """Publish those whose names nobody has; returns them by their places."""
+    names = [artifact.name for artifact in artifacts]
+    reserved_by_others = names_reserved(storage, names)  # the order is that of `_reserve`
+    taken = storage.taken(names) | reserved_by_others
     new: dict[str, tuple[int, _Sidecar]] = {}
     for place, artifact in enumerate(artifacts):
-        name = artifact.name
-        check_name(name)
-        # The order is that of `_reserve`.
-        if name not in new and not (_read_sidecar(storage, name) or storage.stat(name)):
-            new[name] = place, _sidecar_of(artifact.data, artifact.owner, artifact.details)
+        if artifact.name not in new and artifact.name not in taken:
+            mine = _sidecar_of(artifact.data, artifact.owner, artifact.details)
+            new[artifact.name] = place, mine
     sidecars = [(_sidecar_name(name), _encoded(mine)) for name, (_, mine) in new.items()]
     reserved = _those_created(storage, list(new), sidecars)
     contents = [(name, artifacts[new[name][0]].data) for name in reserved]
@@ -169,6 +170,12 @@ def _publish_alone(storage: Storage, artifact: Artifact) -> Published | TTSError
         raise
     except TTSError as error:
         return error
+
+
+def names_reserved(storage: Storage, names: Sequence[str]) -> set[str]:
+    """Return those names that somebody has, or is about to have: of others nothing is published."""
+    sidecars = {_sidecar_name(name): name for name in names}
+    return {sidecars[taken] for taken in storage.taken(list(sidecars))}
 
 
 def find_published(storage: Storage, name: str, owner: Ownership) -> Published | None:

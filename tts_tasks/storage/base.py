@@ -69,6 +69,10 @@ class Storage(Protocol):
         """Describe an object; None when there is none."""
         ...
 
+    def taken(self, names: Sequence[str]) -> set[str]:
+        """Return those of the names that there is something under: `stat`, for many at once."""
+        ...
+
     def replace(self, name: str, data: bytes) -> None:
         """Write an object, atomically and durably, over what may be there.
 

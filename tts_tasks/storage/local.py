@@ -30,9 +30,11 @@ from tts_tasks.storage.local_files import (
     link_if_absent,
     lstat,
     make_folders,
+    new_file,
     open_folder,
     read_regular,
     walk,
+    write_whole,
 )
 
 if TYPE_CHECKING:
@@ -152,6 +154,21 @@ class LocalStorage:
             return None
         check_regular(found, name)
         return ObjectInfo(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+    def taken(self, names: Sequence[str]) -> set[str]:
+        """See `Storage.taken`: each folder is opened once."""
+        found: set[str] = set()
+        for name in names:
+            check_name(name)
+        for folder_name, together in groupby(names, lambda name: _split(name)[0]):
+            inside = f"{folder_name}/." if folder_name else "."
+            with (
+                self._errors(folder_name),
+                suppress(FileNotFoundError),
+                self._folder_of(inside, create=False) as (folder, _),
+            ):
+                found.update(name for name in together if lstat(folder, _split(name)[1]))
+        return found
 
     def replace(self, name: str, data: bytes) -> None:
         """See `Storage.replace`: for reports and sidecars only, never for artifacts."""
@@ -300,27 +317,23 @@ class LocalStorage:
         self, contents: Sequence[Iterable[bytes]]
     ) -> Iterator[Sequence[tuple[int, str]]]:
         """Write and sync temporary files; they are gone afterwards, whatever happened."""
-        temps: list[str] = []
+        group = uuid.uuid4().hex
+        temps = [f"{group}-{number}{TEMP_SUFFIX}" for number in range(len(contents))]
         with self._folder_of(f"{_TEMP_FOLDER}/.", create=True, durable=False) as (folder, _):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
                 with ExitStack() as opened:
                     written = []
-                    for pieces in contents:
-                        temp = f"{uuid.uuid4().hex}{TEMP_SUFFIX}"
-                        # The umask decides: artifacts are read by web servers under another user.
-                        fd = os.open(temp, flags, 0o666, dir_fd=folder)
-                        temps.append(temp)
-                        file = opened.enter_context(os.fdopen(fd, "wb"))
+                    for temp, pieces in zip(temps, contents, strict=True):
+                        fd = new_file(folder, temp)
+                        opened.callback(os.close, fd)
                         for piece in pieces:
-                            file.write(piece)
-                        file.flush()
-                        written.append(file)
+                            write_whole(fd, piece)
+                        written.append(fd)
                     if len(written) > 1:
-                        for file in written:  # so that all are under way when the first is synced
-                            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                    for file in written:
-                        os.fsync(file.fileno())
+                        for fd in written:  # so that all are under way when the first is synced
+                            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                    for fd in written:
+                        os.fsync(fd)
                 yield [(folder, temp) for temp in temps]
             finally:
                 for temp in temps:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: What an unfinished file's name ends with.
 TEMP_SUFFIX: Final = ".part"
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def link_if_absent(temp_folder: int, temp: str, folder: int, leaf: str) -> bool:
@@ -32,6 +33,21 @@ def link_if_absent(temp_folder: int, temp: str, folder: int, leaf: str) -> bool:
             return False
         raise
     return True
+
+
+def new_file(folder: int, leaf: str) -> int:
+    """Open a file that was not there before, for writing; returns its descriptor.
+
+    The umask decides who may read it: artifacts are read by web servers under another user.
+    """
+    return os.open(leaf, _NEW_FILE, 0o666, dir_fd=folder)
+
+
+def write_whole(fd: int, data: bytes) -> None:
+    """Write all of it, without a buffer of Python's: files of a batch are many and short."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def open_folder(parent: int, folder: str, *, create: bool) -> int:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _CONFLICT_TRIES: Final = 5
 #: Requests that are made at the same time for objects that are created together.
-_PUTS_AT_ONCE: Final = 8
+_ASKED_AT_ONCE: Final = 8
 #: A part of a multipart upload. S3 wants 5 MiB at least, and takes 10,000 of them.
 _PART_BYTES: Final = 8 * 1024 * 1024
 #: What S3 removes at most in one request.
@@ -96,7 +96,7 @@ class S3Storage:
 
     def create_many(self, objects: Sequence[tuple[str, bytes]]) -> list[bool]:
         """See `Storage.create_many`: several puts at the same time."""
-        with ThreadPoolExecutor(_PUTS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
             return list(pool.map(lambda one: self.create(*one), objects))
 
     def read(self, name: str) -> bytes:
@@ -114,6 +114,12 @@ class S3Storage:
             except FileNotFoundError:
                 return None
         return ObjectInfo(name, meta["size"], meta["last_modified"])
+
+    def taken(self, names: Sequence[str]) -> set[str]:
+        """See `Storage.taken`."""
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            found = list(pool.map(self.stat, names))
+        return {one.name for one in found if one is not None}
 
     def replace(self, name: str, data: bytes) -> None:
         """See `Storage.replace`: for reports and sidecars only, never for artifacts."""

@@ -72,6 +72,10 @@ class MemoryStorage:
         data = self._ask(self._store_read, name)
         return None if data is None else ObjectInfo(name, len(data), datetime.now(UTC))
 
+    def taken(self, names: Sequence[str]) -> set[str]:
+        """See `Storage.taken`."""
+        return {name for name in names if self.stat(name) is not None}
+
     def replace(self, name: str, data: bytes) -> None:
         """See `Storage.replace`: for reports and sidecars only, never for artifacts."""
         check_replaceable(name)

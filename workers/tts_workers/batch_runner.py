@@ -157,8 +157,10 @@ class BatchRunner:
             ring_for_work(app, self._queue, self._settings)
 
     def _on_line(self, job_id: str) -> None:
-        self._link.show({"event": "job", "job": job_id})
+        # a line is shown with its first budget, before anything is done with it
+        self._link.show({"event": "job", "job": job_id}, later=bool(job_id))
 
     def _begins(self, number: int, segments: int) -> None:
         if segments > 1:  # of a short line it says nothing
-            self._link.show({"event": "segment", "segment": number, "segments": segments})
+            shown = {"event": "segment", "segment": number, "segments": segments}
+            self._link.show(shown, later=True)  # with the budget for it

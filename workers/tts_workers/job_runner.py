@@ -252,7 +252,8 @@ class JobRunner:
         return artifact_record(claim, told)
 
     def _begins(self, number: int, segments: int) -> None:
-        self._link.show({"event": "segment", "segment": number, "segments": segments})
+        shown = {"event": "segment", "segment": number, "segments": segments}
+        self._link.show(shown, later=True)  # with the budget for it
 
     # -- endings ----------------------------------------------------------------------------
 

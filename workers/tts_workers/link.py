@@ -164,10 +164,10 @@ class ChildLink:
         self._mutex = threading.Lock()
         threading.Thread(target=self._read, name="link-parent", daemon=True).start()
 
-    def show(self, message: dict[str, Any]) -> None:
+    def show(self, message: dict[str, Any], *, later: bool = False) -> None:
         """Let the parent see something when it looks; of each kind of message the newest counts.
 
-        A job puts away the segment of the one before it.
+        A job puts away the segment of the one before it. ``later``: with what is shown next.
         """
         kind = message["event"]
         line = json.dumps(message).encode() + b"\n"
@@ -175,7 +175,8 @@ class ChildLink:
             if kind == "job":
                 self._shown.pop("segment", None)
             self._shown[kind] = line
-            self._slate.write(b"".join(self._shown.values()))
+            if not later:
+                self._slate.write(b"".join(self._shown.values()))
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the parent something; a parent that is gone is none of the child's business."""

@@ -160,6 +160,7 @@ class Ending:
         )
         if self._insist(lambda: self._equipment.book.is_cancelled(line.batch)):
             self._pipeline.cancelled(line.batch, run)
+            self._pipeline.to_settle(line.batch)  # all its lines have ended: who else would report
 
 
 class Settling:

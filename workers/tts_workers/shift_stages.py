@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from tts_tasks.batches.manifest import Manifest
 from tts_tasks.errors import StorageError, UnavailableError
 from tts_tasks.requests import parse_request
-from tts_tasks.storage import Ownership, find_published
+from tts_tasks.storage import Ownership, find_published, names_reserved
 from tts_workers.attempts import (
     Publication,
     artifact_record,
@@ -26,7 +26,7 @@ from tts_workers.pipeline import Outcome
 from tts_workers.rendering import Insist, Rendering, Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tts_tasks.batches.manifest import ManifestLine
     from tts_tasks.batches.window import Window
@@ -107,19 +107,11 @@ class Preparing:
         if run is None:
             return False
         equipment.on_taken()
+        taken = self._pipeline.take_in(run, equipment.worker)
+        read = list(self._those_to_speak(taken, self._read))
+        reserved = self._reserved(read)
         ready: list[Line] = []
-        for line in self._pipeline.take_in(run, equipment.worker):
-            if self._pipeline.stopped:
-                break
-            try:
-                outcome = self._outcome_before_speaking(line)
-            except UnavailableError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it ends this line alone
-                outcome = Outcome(line, "", error=error)
-            if outcome is not None:
-                self._pipeline.ended(outcome)
-                continue
+        for line in self._those_to_speak(read, lambda line: self._prepare(line, reserved)):
             ready.append(line)
             if sum(one.expected_s for one in ready) > _HAND_ON_S:
                 self._pipeline.prepared(ready)
@@ -135,19 +127,52 @@ class Preparing:
             return 1 if char_s is None else limits.run_chars  # one line, whatever its length
         return max(1, min(limits.run_chars, int(limits.run_s / char_s)))
 
-    def _outcome_before_speaking(self, line: Line) -> Outcome | None:
-        """Prepare a line to be spoken; returns what came of it where it need not be."""
-        equipment = self._equipment
+    def _those_to_speak(
+        self, lines: Iterable[Line], step: Callable[[Line], Outcome | None]
+    ) -> Iterator[Line]:
+        """Yield the lines that go on after a step; those that came to something end."""
+        for line in lines:
+            if self._pipeline.stopped:
+                return
+            try:
+                outcome = step(line)
+            except UnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it ends this line alone
+                outcome = Outcome(line, "", error=error)
+            if outcome is None:
+                yield line
+            else:
+                self._pipeline.ended(outcome)
+
+    def _read(self, line: Line) -> Outcome | None:
+        """Read what a line asks for; returns what came of it where its attempts are used up."""
         if line.job.exhausted:
             return self._given_up(line)
         told = self._manifest_line(line)
         line.named(told.name, told.id or "")
         line.request = parse_request(told.request or {})
-        owner = equipment.owner(line)
-        storage = equipment.loaded.storage
-        found = self._insist(lambda: find_published(storage, told.name, owner))
-        if found is not None and found.details:
-            return Outcome(line, "succeeded", artifact_record(line.claim, found))
+        return None
+
+    def _reserved(self, lines: Sequence[Line]) -> set[str]:
+        """Return the names of lines that may be published already, all asked about at once."""
+        storage = self._equipment.loaded.storage
+        names = [line.claim.meta.name for line in lines]
+        try:
+            return self._insist(lambda: names_reserved(storage, names))
+        except StorageError:  # of one of them: asked about alone it says which
+            return set(names)
+
+    def _prepare(self, line: Line, reserved: set[str]) -> Outcome | None:
+        """Prepare a line to be spoken; returns what came of it where it is published already."""
+        equipment = self._equipment
+        if line.request is None:
+            raise ValueError(f"{line.claim.job_id} has not been read")
+        name, owner, storage = line.claim.meta.name, equipment.owner(line), equipment.loaded.storage
+        if name in reserved:
+            found = self._insist(lambda: find_published(storage, name, owner))
+            if found is not None and found.details:
+                return Outcome(line, "succeeded", artifact_record(line.claim, found))
         check_requirements(line.request, equipment.loaded)
         self.cut(line)
         expected_s = equipment.tools.pace.expected_s("speak", len(line.request.text))
