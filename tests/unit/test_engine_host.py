@@ -124,6 +124,30 @@ def test_a_lost_engine_ends_its_process(
     assert not world.engine.closed  # what is lost may hang
 
 
+@pytest.mark.parametrize("call", ["load", "encode_voice", "speak"])
+def test_an_engine_that_is_lost_before_it_is_ready_ends_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The parent is told why; another try here would meet what is broken, and so would `close`."""
+    world = World(tmp_path / "store", monkeypatch, samples=8)
+    ended: queue.Queue[int] = queue.Queue()
+    monkeypatch.setattr(engine_host.os, "_exit", ended.put)
+    monkeypatch.setattr(engine_host, "_LOST_PAUSE_S", 0.01)
+
+    def lose(*_: object) -> None:
+        raise EngineLostError("the CUDA context is lost")
+
+    monkeypatch.setattr(world.engine, call, lose)
+    world.host.start()
+    assert ended.get(timeout=30) == engine_host.LOST_EXIT_STATUS
+    assert world.said.get_nowait() == {
+        "event": "load_failed",
+        "reason": "the CUDA context is lost",
+    }
+    assert world.said.empty()
+    assert not world.engine.closed
+
+
 def test_an_engine_is_loaded_only_where_its_device_is_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
