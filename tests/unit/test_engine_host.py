@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tts_tasks.errors import EngineLoadError, EngineLostError
+from tts_tasks.requests import Requirements
 from tts_workers import engine_host
-from tts_workers.engine_host import PROBE_TEXT, EngineHost
+from tts_workers.engine_host import PROBE_TEXT, EngineHost, described
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
 from tts_workers.pace import Pace
 
@@ -86,6 +87,31 @@ def test_a_worker_is_ready_after_its_engine_has_spoken(
     assert told["model_version"] == "1"
     assert world.engine.spoken == [PROBE_TEXT]
     assert world.host.wait(0).name == "probed (1)"
+
+
+@pytest.mark.parametrize(
+    ("engines", "models", "advertised"),
+    [
+        ("1", "", "1"),
+        ("espeak-ng 1.52.0", "", "espeak-ng-1.52.0"),
+        ("sherpa-onnx 2.0.0, vits", "", "sherpa-onnx-2.0.0-vits"),
+        ("zai-org/GLM-TTS", "", "zai-org-GLM-TTS"),
+        ("/srv/models/x", "", "srv-models-x"),
+        ("1", "版本 7", "7"),
+        ("1", "x" * 300, "x" * 128),
+    ],
+)
+def test_a_request_can_require_the_version_that_is_advertised(
+    engines: str, models: str, advertised: str
+) -> None:
+    """Whatever the engine calls it: `Requirements` takes plain names only."""
+    engine: Any = Engine(1)
+    engine.version = engines
+    given = Capabilities(languages=("zh",), sample_rate_hz=8000, model_version=models)
+    engine.capabilities = lambda: given
+    told = described(engine)["model_version"]
+    assert told == advertised
+    assert Requirements(model_version=told).model_version == advertised
 
 
 def test_the_probe_teaches_nothing_about_the_pace_of_jobs(

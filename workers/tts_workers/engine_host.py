@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tts_tasks.errors import EngineError, EngineLoadError, EngineLostError, TTSError
 from tts_tasks.lexicons import KeptLexicons
+from tts_tasks.requests import MAX_NAME_CHARS
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_workers.engines import load_engine
@@ -34,6 +36,9 @@ logger = logging.getLogger(__name__)
 #: Of a process whose engine is lost: EX_SOFTWARE.
 LOST_EXIT_STATUS = 70
 PROBE_TEXT = "你好。 Hello."
+#: What no plain name holds, and what none begins with; see `Requirements`.
+_NO_NAME = re.compile(r"[^A-Za-z0-9._:@+-]+")
+_NOT_FIRST = "._:@+-"
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 #: From the loss of an engine while it loads to the end of its process: the next one begins anew
 #: with its back-off, and what is broken for good is not to be asked without a pause.
@@ -182,10 +187,14 @@ class EngineHost:
 
 
 def described(engine: Engine) -> dict[str, Any]:
-    """Return the capabilities of a loaded engine as its worker advertises them."""
+    """Return the capabilities of a loaded engine as its worker advertises them.
+
+    The model's version as a name that a request may require.
+    """
     capabilities = engine.capabilities()
+    version = _NO_NAME.sub("-", capabilities.model_version or engine.version)
     return asdict(capabilities) | {
         "features": sorted(capabilities.features),
         "model": capabilities.model or engine.name,
-        "model_version": capabilities.model_version or "-".join(engine.version.split()),
+        "model_version": version.lstrip(_NOT_FIRST)[:MAX_NAME_CHARS],
     }
