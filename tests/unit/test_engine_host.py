@@ -165,7 +165,7 @@ def test_an_engine_that_is_lost_before_it_is_ready_ends_its_process(
 
     monkeypatch.setattr(world.engine, call, lose)
     world.host.start()
-    assert ended.get(timeout=30) == engine_host.LOST_EXIT_STATUS
+    assert ended.get(timeout=10) == engine_host.LOST_EXIT_STATUS
     assert world.said.get_nowait() == {
         "event": "load_failed",
         "reason": "the CUDA context is lost",

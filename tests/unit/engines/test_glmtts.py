@@ -283,6 +283,16 @@ def test_a_voice_is_encoded_once(engine: GlmTtsEngine) -> None:
     assert encodings(engine) == 3
 
 
+@pytest.mark.parametrize("rate_hz", [24_000, 32_000])
+def test_a_voice_has_the_spectrum_of_its_length_at_either_rate(rate_hz: int) -> None:
+    """50 frames a second: a recording that was not resampled would have others, and be slurred."""
+    engine = double_engine(sample_rate_hz=rate_hz)
+    engine.load("cpu")
+    for recorded_hz in (16_000, 44_100):
+        reference = VoiceReference("v", PROMPT_TEXT, recording(4.0, recorded_hz))
+        assert engine.encode_voice(reference).payload.mel.shape == (200, 80)
+
+
 def test_voices_that_were_used_last_are_kept(
     engine: GlmTtsEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
