@@ -1669,6 +1669,14 @@ MUTANTS = (
         POOLS,
     ),
     Mutant(
+        "any-pool-speaks-at-any-speed",
+        "routing",
+        "tts_tasks/pools.py",
+        "if request.speed != 1.0:",
+        "if request.speed < 0:",
+        POOLS,
+    ),
+    Mutant(
         "lane-where-nobody-serves",
         "routing",
         "tts_tasks/pools.py",
