@@ -242,6 +242,15 @@ def test_the_libraries_are_told_to_stay_offline(monkeypatch: pytest.MonkeyPatch)
     assert constants.HF_HUB_OFFLINE is True
 
 
+def test_a_cache_that_cannot_be_written_to_is_named_with_its_variable(tmp_path: Path) -> None:
+    """A container's home may be read-only."""
+    in_the_way = tmp_path / "cache"
+    in_the_way.write_text("no folder")
+
+    with pytest.raises(EngineLoadError, match=rf"{in_the_way}.*TTS_GLMTTS_CACHE"):
+        loaded(cache=str(in_the_way))
+
+
 def test_a_pointer_of_git_lfs_is_told_from_a_file(tmp_path: Path) -> None:
     """A clone without LFS has a line of text where the weights should be."""
     home = copy_of_the_double(tmp_path)

@@ -90,7 +90,13 @@ class Checkout:
                 )
         self._names = frozenset(_top_level_names(self.home))
         self._modules = dict(_bare_packages(self.home, self._names))
-        self._make_place()
+        try:
+            self._make_place()
+        except OSError as error:
+            raise EngineLoadError(
+                f"the cache {self._place.parent} cannot be written to ({error.strerror}): name"
+                " another folder in TTS_GLMTTS_CACHE"
+            ) from error
 
     def files(self) -> list[Path]:
         """Return the needed files, sorted: what a pattern stands for, one by one."""
