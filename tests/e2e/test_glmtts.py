@@ -72,6 +72,20 @@ def test_a_lost_cuda_context_costs_one_attempt_and_no_other_job(
     assert "is lost: the CUDA context is lost: CUDA error: device-side" in worker.log.read_text()
 
 
+def test_a_context_that_is_lost_over_the_probe_is_left_too(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Before a worker is ready there is no job to give back: it loads in another process."""
+    fault = {"GLMTTS_DOUBLE_FAULT": f"assert:hello:{tmp_path / 'once'}"}
+    (worker,) = cluster.start("w1", **environment(**fault))
+
+    (failed,) = [event for event in events() if event["event"] == "engine.load_failed"]
+    assert "the CUDA context is lost" in failed["reason"]
+    assert worker.log.read_text().count("is lost: the CUDA context is lost") == 1
+    (result,) = client.follow(speak("一切都好。"), timeout_s=120)
+    assert (result.state, result.attempt) == ("succeeded", 1)
+
+
 def test_out_of_memory_is_met_in_the_same_place(cluster: Cluster, tmp_path: Path) -> None:
     """Memory is given back, and the job is done by the same attempt."""
     fault = {"GLMTTS_DOUBLE_FAULT": f"oom:显存:{tmp_path / 'once'}"}

@@ -359,14 +359,22 @@ def test_weights_that_differ_in_their_middle_are_others(tmp_path: Path) -> None:
     assert fingerprint(home) != before
 
 
+REF = "refs/heads/main"
+
+
 def test_the_version_is_the_commit_where_git_knows_it(tmp_path: Path) -> None:
     """And else a hash of the sources."""
     home = copy_of_the_double(tmp_path)
     (home / ".git/refs/heads").mkdir(parents=True)
-    (home / ".git/HEAD").write_text("ref: refs/heads/main\n")
-    (home / ".git/refs/heads/main").write_text("c5dc7ae" + "0" * 33 + "\n")
+    (home / ".git/HEAD").write_text(f"ref: {REF}\n")
+    branch = home / ".git/refs/heads/main"
+    branch.write_text("c5dc7ae" + "0" * 33 + "\n")
 
     assert loaded(home=str(home)).version == "GLM-TTS c5dc7ae, 24000 Hz"
+    branch.unlink()
+    packed = home / ".git/packed-refs"
+    packed.write_text(f"# pack-refs with: peeled\n{'a' * 40} refs/tags/v1\n{'b' * 40} {REF}\n")
+    assert loaded(home=str(home)).version == "GLM-TTS bbbbbbb, 24000 Hz"
     assert loaded().version != loaded(home=str(home)).version
 
 
