@@ -66,6 +66,8 @@ def needs_of(request: SpeechRequest, *, has_sounds: bool = False) -> Needs:
     features = set(required.features)
     if request.prompt_audio is not None:
         features.add("clone")
+    if request.speed != 1.0:
+        features.add("speed")
     if has_sounds:
         features.add("phoneme")
     return Needs(

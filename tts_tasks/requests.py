@@ -43,9 +43,10 @@ MAX_TEXT_CHARS = 2_000_000
 #: Reference audio is seconds long, so its transcript is short.
 MAX_PROMPT_TEXT_CHARS = 4_000
 MAX_DEADLINE_S = 7 * 24 * 3600.0
+MAX_NAME_CHARS = 128
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,127}")
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:@+-]{{0,{MAX_NAME_CHARS - 1}}}")
+_MODEL_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:@+/-]{{0,{MAX_NAME_CHARS - 1}}}")
 # Tab, line ends, vertical tab, form feed and U+0085 are white space of real documents. The other
 # controls are debris (U+0080 to U+009F mostly cp1252 read as Latin-1), and engines choke on them.
 _UNSPEAKABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
@@ -202,7 +203,7 @@ def _plain(value: str, pattern: re.Pattern[str]) -> str:
         marks = "._:@+-" if pattern is _NAME else "._:@+-/"
         raise ValueError(
             f"{shown(value)} is not a name: ASCII letters and digits, then also {marks}, "
-            "1 to 128 characters"
+            f"1 to {MAX_NAME_CHARS} characters"
         )
     return value
 

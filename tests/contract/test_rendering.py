@@ -24,7 +24,13 @@ from tts_tasks.storage.staging import STAGING_FOLDER, sweep_staging
 from tts_tasks.voices import ReferenceStore, pin_of
 from tts_workers.audio_out.finishing import with_pauses
 from tts_workers.engine_host import LoadedEngine
-from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
+from tts_workers.engines.base import (
+    Capabilities,
+    EngineVoice,
+    Segment,
+    Spoken,
+    VoiceReference,
+)
 from tts_workers.pace import Pace
 from tts_workers.rendering import OvertakenError, Rendering, Tools, YieldedError
 from tts_workers.text import Overrides
@@ -504,3 +510,19 @@ def test_whoever_minds_is_told_that_an_engine_is_lost(world: World) -> None:
             rendering.speak()
     assert told == ["its server is gone"]
     assert world.log.checkpoint(JOB).segments_done == 1
+
+
+def test_an_engine_that_is_lost_over_a_voice_is_told_too(world: World) -> None:
+    """Encoding one works the device as speaking does."""
+
+    class Lost(Engine):
+        def encode_voice(self, reference: VoiceReference) -> EngineVoice:
+            raise EngineLostError(f"it died of {reference.name}")
+
+    world.accept()
+    told: list[str] = []
+    with world.rendering(Lost()) as rendering:
+        rendering._tools = replace(rendering._tools, on_lost=lambda error: told.append(str(error)))
+        with pytest.raises(EngineLostError):
+            rendering.speak()
+    assert told == ["it died of default"]

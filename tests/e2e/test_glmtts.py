@@ -57,18 +57,33 @@ def test_a_text_survives_the_death_of_its_engine_and_of_its_worker(cluster: Clus
 def test_a_lost_cuda_context_costs_one_attempt_and_no_other_job(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    """The child ends by itself and says why; the next one on the same worker does the job."""
+    """The child is ended, and says why; the next one does the job, and says all as it was."""
     fault = {"GLMTTS_DOUBLE_FAULT": f"assert:坏了:{tmp_path / 'once'}"}
     (worker,) = cluster.start("w1", **environment(**fault))
     first = worker.child_pid
+    (before,) = client.follow(speak("一切都好。"), timeout_s=120)
     job = speak("显卡坏了。")
     (result,) = client.follow(job, timeout_s=120)
     (after,) = client.follow(speak("一切都好。"), timeout_s=120)
 
     assert (result.state, result.attempt) == ("succeeded", 2)
-    assert (after.state, after.attempt) == ("succeeded", 1)
+    assert (after.state, after.attempt, after.sha256) == ("succeeded", 1, before.sha256)
     assert worker.child_pid not in {0, first}
-    assert "the CUDA context is lost" in worker.log.read_text()
+    assert "is lost: the CUDA context is lost: CUDA error: device-side" in worker.log.read_text()
+
+
+def test_a_context_that_is_lost_over_the_probe_is_left_too(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Before a worker is ready there is no job to give back: it loads in another process."""
+    fault = {"GLMTTS_DOUBLE_FAULT": f"assert:hello:{tmp_path / 'once'}"}
+    (worker,) = cluster.start("w1", **environment(**fault))
+
+    (failed,) = [event for event in events() if event["event"] == "engine.load_failed"]
+    assert "the CUDA context is lost" in failed["reason"]
+    assert worker.log.read_text().count("is lost: the CUDA context is lost") == 1
+    (result,) = client.follow(speak("一切都好。"), timeout_s=120)
+    assert (result.state, result.attempt) == ("succeeded", 1)
 
 
 def test_out_of_memory_is_met_in_the_same_place(cluster: Cluster, tmp_path: Path) -> None:

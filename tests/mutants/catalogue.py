@@ -29,6 +29,7 @@ RULES = {
     "batch": "every line of a batch is counted once, at its time",
     "voices": "a recording that is needed is there, and a version is never another one",
     "served": "what a speech server sends is checked, and nothing outlives its worker",
+    "glmtts": "what the checkout of GLM-TTS does stays with it, and its history is the whole state",
     "routing": "a job goes where it can be served, or is refused at once",
     "device": "a device that is not well is not used",
 }
@@ -64,6 +65,9 @@ SERVED = (
     "told_in_our_words or for_ever or is_replaced",
 )
 AHEAD = ("tests/unit/engines/test_openai_http_ahead.py",)
+GLMTTS = ("tests/unit/engines/test_glmtts.py",)
+CHECKOUT = ("tests/unit/engines/test_glmtts_checkout.py",)
+GRAMMARS = ("tests/unit/engines/test_glmtts_normaliser.py",)
 HOST = ("tests/unit/test_engine_host.py",)
 POOLS = ("tests/unit/test_pools.py",)
 ROUTING = ("tests/contract/test_routing.py",)
@@ -82,6 +86,7 @@ SIMULATION = ("tests/simulation/test_simulation.py", "-k", "stays_mended or no_r
 _COORDINATION = "tts_tasks/coordination/scripts"
 _LEDGER = "tts_tasks/ledger/scripts"
 _WORKERS = "workers/tts_workers"
+_GLMTTS = "workers/tts_workers/engines/glmtts"
 _RING_THE_REST = "self._ring(record for record in released if _task_id(record) not in restored)"
 
 
@@ -1494,12 +1499,149 @@ MUTANTS = (
         HOST,
     ),
     Mutant(
+        "engine-lost-as-it-loads-is-tried-again-in-place",
+        "7",
+        "workers/tts_workers/engine_host.py",
+        "                self.lost(error)\n                return",
+        "                continue",
+        HOST,
+    ),
+    Mutant(
+        "loss-over-a-voice-is-told-to-nobody",
+        "7",
+        f"{_WORKERS}/rendering.py",
+        'with self._tools.pace.step(f"voice {kind}"), self._loss_told():',
+        'with self._tools.pace.step(f"voice {kind}"):',
+        RENDERING,
+    ),
+    Mutant(
         "what-was-announced-is-never-called-off",
         "served",
         f"{_WORKERS}/rendering.py",
         "            engine.expect((), voice, options)",
         "            pass",
         RENDERING,
+    ),
+    # -- glmtts ---------------------------------------------------------------------------------
+    Mutant(
+        "glmtts-history-is-the-jobs-own-list",
+        "glmtts",
+        f"{_GLMTTS}/history.py",
+        '"cache_speech_token": [list(voice.speech_tokens), *(list(tokens) for tokens in speech)],',
+        '"cache_speech_token": speech.insert(0, list(voice.speech_tokens)) or speech,',
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-history-is-not-used",
+        "glmtts",
+        f"{_GLMTTS}/history.py",
+        '"use_cache": True,',
+        '"use_cache": False,',
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-history-with-one-token",
+        "glmtts",
+        f"{_GLMTTS}/history.py",
+        "if len(text) >= _FEWEST_TEXT_TOKENS]",
+        "if text]",
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-seed-of-the-process",
+        "glmtts",
+        f"{_GLMTTS}/engine.py",
+        "seed=options.seed,",
+        "seed=0,",
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-leaves-random-numbers-seeded",
+        "glmtts",
+        f"{_GLMTTS}/engine.py",
+        "random.setstate(python)",
+        "pass",
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-voice-known-by-its-name",
+        "glmtts",
+        f"{_GLMTTS}/engine.py",
+        "key = _hash_of(prompt)",
+        "key = reference.name",
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-voice-at-the-wrong-rate",
+        "glmtts",
+        f"{_GLMTTS}/voices.py",
+        "resample(prompt.samples, prompt.sample_rate_hz, sample_rate_hz)",
+        "resample(prompt.samples, prompt.sample_rate_hz, 24_000)",
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-modules-outlive-their-load",
+        "glmtts",
+        f"{_GLMTTS}/checkout.py",
+        "return {name: sys.modules.pop(name) for name in names}",
+        "return {name: sys.modules[name] for name in names}",
+        (*CHECKOUT, "-k", "two_rates"),
+    ),
+    Mutant(
+        "glmtts-weights-not-in-the-fingerprint",
+        "glmtts",
+        f"{_GLMTTS}/engine.py",
+        "identity.hash_of_weights(self._checkout.weights()),",
+        '"weights",',
+        CHECKOUT,
+    ),
+    Mutant(
+        "glmtts-lost-context-is-any-error",
+        "glmtts",
+        f"{_GLMTTS}/failures.py",
+        "raise context_lost(error) from error",
+        "pass",
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-tokens-beyond-the-table",
+        "glmtts",
+        f"{_GLMTTS}/model.py",
+        "if 0 <= token <= last]",
+        "if token <= last]",
+        GLMTTS,
+    ),
+    Mutant(
+        "glmtts-keeps-the-process-in-its-folder",
+        "glmtts",
+        f"{_GLMTTS}/checkout.py",
+        "            os.chdir(outside)",
+        "            pass",
+        CHECKOUT,
+    ),
+    Mutant(
+        "glmtts-takes-modules-of-others",
+        "glmtts",
+        f"{_GLMTTS}/checkout.py",
+        "            sys.modules.update(theirs)",
+        "            pass",
+        CHECKOUT,
+    ),
+    Mutant(
+        "glmtts-asks-a-hub",
+        "glmtts",
+        f"{_GLMTTS}/checkout.py",
+        "    os.environ.update(_OFFLINE)",
+        "    pass",
+        CHECKOUT,
+    ),
+    Mutant(
+        "glmtts-half-a-grammar-is-taken",
+        "glmtts",
+        f"{_GLMTTS}/normaliser_cache.py",
+        'half_built = folder.with_suffix(".building")',
+        "half_built = folder",
+        GRAMMARS,
     ),
     # -- routing --------------------------------------------------------------------------------
     Mutant(
@@ -1524,6 +1666,14 @@ MUTANTS = (
         "tts_tasks/pools.py",
         "key=lambda p: (p.serving == 0, p.name != home",
         "key=lambda p: (p.name != home",
+        POOLS,
+    ),
+    Mutant(
+        "any-pool-speaks-at-any-speed",
+        "routing",
+        "tts_tasks/pools.py",
+        "if request.speed != 1.0:",
+        "if request.speed < 0:",
         POOLS,
     ),
     Mutant(

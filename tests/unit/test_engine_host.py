@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tts_tasks.errors import EngineLoadError, EngineLostError
+from tts_tasks.requests import Requirements
 from tts_workers import engine_host
-from tts_workers.engine_host import PROBE_TEXT, EngineHost
+from tts_workers.engine_host import PROBE_TEXT, EngineHost, described
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
 from tts_workers.pace import Pace
 
@@ -88,6 +89,31 @@ def test_a_worker_is_ready_after_its_engine_has_spoken(
     assert world.host.wait(0).name == "probed (1)"
 
 
+@pytest.mark.parametrize(
+    ("engines", "models", "advertised"),
+    [
+        ("1", "", "1"),
+        ("espeak-ng 1.52.0", "", "espeak-ng-1.52.0"),
+        ("sherpa-onnx 2.0.0, vits", "", "sherpa-onnx-2.0.0-vits"),
+        ("zai-org/GLM-TTS", "", "zai-org-GLM-TTS"),
+        ("/srv/models/x", "", "srv-models-x"),
+        ("1", "版本 7", "7"),
+        ("1", "x" * 300, "x" * 128),
+    ],
+)
+def test_a_request_can_require_the_version_that_is_advertised(
+    engines: str, models: str, advertised: str
+) -> None:
+    """Whatever the engine calls it: `Requirements` takes plain names only."""
+    engine: Any = Engine(1)
+    engine.version = engines
+    given = Capabilities(languages=("zh",), sample_rate_hz=8000, model_version=models)
+    engine.capabilities = lambda: given
+    told = described(engine)["model_version"]
+    assert told == advertised
+    assert Requirements(model_version=told).model_version == advertised
+
+
 def test_the_probe_teaches_nothing_about_the_pace_of_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +148,30 @@ def test_a_lost_engine_ends_its_process(
     assert ended == [engine_host.LOST_EXIT_STATUS]
     assert "the engine probed is lost: its server is gone" in caplog.text
     assert not world.engine.closed  # what is lost may hang
+
+
+@pytest.mark.parametrize("call", ["load", "encode_voice", "speak"])
+def test_an_engine_that_is_lost_before_it_is_ready_ends_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The parent is told why; another try here would meet what is broken, and so would `close`."""
+    world = World(tmp_path / "store", monkeypatch, samples=8)
+    ended: queue.Queue[int] = queue.Queue()
+    monkeypatch.setattr(engine_host.os, "_exit", ended.put)
+    monkeypatch.setattr(engine_host, "_LOST_PAUSE_S", 0.01)
+
+    def lose(*_: object) -> None:
+        raise EngineLostError("the CUDA context is lost")
+
+    monkeypatch.setattr(world.engine, call, lose)
+    world.host.start()
+    assert ended.get(timeout=10) == engine_host.LOST_EXIT_STATUS
+    assert world.said.get_nowait() == {
+        "event": "load_failed",
+        "reason": "the CUDA context is lost",
+    }
+    assert world.said.empty()
+    assert not world.engine.closed
 
 
 def test_an_engine_is_loaded_only_where_its_device_is_fit(

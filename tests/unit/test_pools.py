@@ -65,7 +65,8 @@ def record(name: str, **fields: Any) -> WorkerRecord:
         ({"requires": {"language": "en", "pool": "p"}}, Needs(language="en", pool="p")),
         ({"requires": {"engine": "e", "model_version": "2"}}, Needs(engine="e", model_version="2")),
         ({"requires": {"sample_rate_hz": 24000}}, Needs(sample_rate_hz=24000)),
-        ({"sample_rate": 48000, "format": "mp3", "stream": True, "speed": 2.0}, Needs()),
+        ({"sample_rate": 48000, "format": "mp3", "stream": True, "speed": 1.0}, Needs()),
+        ({"speed": 2.0}, Needs(features=("speed",))),
         ({"model": "tts-1"}, Needs()),
         ({"model": "kokoro-82m"}, Needs(model="kokoro-82m")),
         ({"prompt_audio": PIN, "prompt_text": "a"}, Needs(features=("clone",))),
@@ -75,7 +76,7 @@ def record(name: str, **fields: Any) -> WorkerRecord:
 def test_needs_are_what_is_required_and_what_the_fields_call_for(
     fields: dict[str, Any], needs: Needs
 ) -> None:
-    """Any rate, format and speed of playing is made by any pool; imitating is not."""
+    """Any rate and format is made by any pool; another speed and imitating are not."""
     assert needs_of(parse_request({"text": "a", **fields})) == needs
 
 

@@ -2,20 +2,22 @@
 
 The engine loads in a thread, not in Celery's initialiser: the pool kills a child that does not
 come up in time, and a real model takes its time. A load that fails is tried again with back-off,
-and the parent is told why.
+and the parent is told why; where the engine is lost, in a new process.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tts_tasks.errors import EngineError, EngineLoadError, TTSError
+from tts_tasks.errors import EngineError, EngineLoadError, EngineLostError, TTSError
 from tts_tasks.lexicons import KeptLexicons
+from tts_tasks.requests import MAX_NAME_CHARS
 from tts_tasks.storage import open_storage
 from tts_tasks.storage.epochs import EpochMarks
 from tts_workers.engines import load_engine
@@ -25,7 +27,6 @@ from tts_workers.voice_cache import VoiceCache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tts_tasks.errors import EngineLostError
     from tts_tasks.storage import Storage
     from tts_workers.link import ChildLink
     from tts_workers.pace import Pace
@@ -35,7 +36,13 @@ logger = logging.getLogger(__name__)
 #: Of a process whose engine is lost: EX_SOFTWARE.
 LOST_EXIT_STATUS = 70
 PROBE_TEXT = "你好。 Hello."
+#: What no plain name holds, and what none begins with; see `Requirements`.
+_NO_NAME = re.compile(r"[^A-Za-z0-9._:@+-]+")
+_NOT_FIRST = "._:@+-"
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
+#: From the loss of an engine while it loads to the end of its process: the next one begins anew
+#: with its back-off, and what is broken for good is not to be asked without a pause.
+_LOST_PAUSE_S = 5.0
 #: A half-written file that nobody has touched for that long was left by a writer that died.
 _ABANDONED_S = 24 * 3600.0
 
@@ -121,10 +128,12 @@ class EngineHost:
         while True:
             try:
                 self._loaded = self._load()
+            except EngineLostError as error:
+                self._wait_for_next_try(error, _LOST_PAUSE_S)
+                self.lost(error)
+                return
             except TTSError as error:
-                logger.error("engine %s: %s; next try in %.0f s", self._engine_name, error, retry_s)  # noqa: TRY400 - the message says it all
-                self._link.say({"event": "load_failed", "reason": str(error)})
-                time.sleep(retry_s)
+                self._wait_for_next_try(error, retry_s)
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)
             else:
                 break
@@ -137,6 +146,11 @@ class EngineHost:
                 "capabilities": self._loaded.capabilities,
             }
         )
+
+    def _wait_for_next_try(self, error: TTSError, pause_s: float) -> None:
+        logger.error("engine %s: %s; next try in %.0f s", self._engine_name, error, pause_s)
+        self._link.say({"event": "load_failed", "reason": str(error)})
+        time.sleep(pause_s)
 
     def _load(self) -> LoadedEngine:
         """Load and probe. Rule 7: ready means it has spoken.
@@ -157,6 +171,8 @@ class EngineHost:
             for segment in engine.split(PROBE_TEXT):
                 spoken = engine.speak(segment, voice, state, SpeakOptions())
                 state, samples = spoken.state, samples + len(spoken.samples)
+        except EngineLostError:
+            raise  # without clean-up, as in `lost`
         except EngineError:
             engine.close()
             raise
@@ -171,10 +187,14 @@ class EngineHost:
 
 
 def described(engine: Engine) -> dict[str, Any]:
-    """Return the capabilities of a loaded engine as its worker advertises them."""
+    """Return the capabilities of a loaded engine as its worker advertises them.
+
+    The model's version as a name that a request may require.
+    """
     capabilities = engine.capabilities()
+    version = _NO_NAME.sub("-", capabilities.model_version or engine.version)
     return asdict(capabilities) | {
         "features": sorted(capabilities.features),
         "model": capabilities.model or engine.name,
-        "model_version": capabilities.model_version or "-".join(engine.version.split()),
+        "model_version": version.lstrip(_NOT_FIRST)[:MAX_NAME_CHARS],
     }

@@ -191,16 +191,21 @@ class Rendering:
             engine.expect((), voice, options)
 
     def _spoken(self, segment: Segment, voice: EngineVoice, options: SpeakOptions) -> Spoken:
-        try:
+        with self._loss_told():
             return self._loaded.engine.speak(segment, voice, self._state, options)
-        except EngineLostError as error:
-            self._tools.on_lost(error)
-            raise
 
     def _encode_voice(self, reference: VoiceReference) -> EngineVoice:
         kind = reference.name if reference.prompt_audio is None else "from reference audio"
-        with self._tools.pace.step(f"voice {kind}"):
+        with self._tools.pace.step(f"voice {kind}"), self._loss_told():
             return self._loaded.engine.encode_voice(reference)
+
+    @contextmanager
+    def _loss_told(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineLostError as error:
+            self._tools.on_lost(error)
+            raise
 
     def _finished(self, spoken: Spoken, segment: Segment) -> bytes:
         """Return what is kept of a segment and the pause behind it, as 16-bit PCM."""

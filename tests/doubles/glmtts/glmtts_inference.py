@@ -38,6 +38,8 @@ def _token_of(word):
 
 def load_models(use_phoneme=False, sample_rate=24000):
     global one_rate  # noqa: PLW0603
+    if _context_is_lost():
+        raise RuntimeError("CUDA error: device-side assert triggered")
     if one_rate not in {None, sample_rate}:
         raise RuntimeError(f"mel basis of {one_rate} Hz, asked for {sample_rate}")
     one_rate = sample_rate
@@ -141,6 +143,8 @@ def generate_long(
             speech_feat=speech_feat,
             embedding=embedding,
         )
+        if _context_is_lost():
+            wav = torch.tensor(wav.array[:, ::-1].copy())
         if _fault.pop("nan", False):
             wav = torch.tensor(wav.array * np.float32("nan"))
         cache["cache_text"].append(normalised)
@@ -151,6 +155,12 @@ def generate_long(
 
 
 _fault = {}
+#: Holds the process whose context is lost: not a module's variable, as no load repairs it.
+LOST_IN = "GLMTTS_DOUBLE_LOST_IN"
+
+
+def _context_is_lost():
+    return os.environ.get(LOST_IN) == str(os.getpid())
 
 
 def _fail_if_told(text):
@@ -169,6 +179,7 @@ def _fail_if_told(text):
         case "cublas":
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
         case "assert":
+            os.environ[LOST_IN] = str(os.getpid())
             raise RuntimeError("CUDA error: device-side assert triggered")
         case other:
             _fault[other] = True

@@ -27,6 +27,7 @@ from tests.glmtts_double import (
 from tts_tasks.errors import (
     EngineError,
     EngineLoadError,
+    EngineLostError,
     EngineOutOfMemoryError,
     RequestError,
     UnspeakableTextError,
@@ -153,7 +154,6 @@ def test_phoneme_mode_hands_over_phonemes() -> None:
 
     assert np.array_equal(written, spelt)
     assert not np.array_equal(say(plain, "重庆。"), written)
-    assert "phoneme" in engine.capabilities().features - plain.capabilities().features
 
 
 def test_what_a_lexicon_says_reaches_the_model_as_phonemes(engine: GlmTtsEngine) -> None:
@@ -166,6 +166,7 @@ def test_what_a_lexicon_says_reaches_the_model_as_phonemes(engine: GlmTtsEngine)
         say(engine, segment.text), say(engine, "我们去<|CH|><|ONG2|><|Q|><|ING4|>看吉艾鲁。")
     )
     assert not np.array_equal(say(engine, segment.text), say(engine, "我们去重庆看吉艾鲁。"))
+    assert "phoneme" in engine.capabilities().features  # else it would be refused at the door
 
 
 def test_a_lexicon_that_cannot_be_said_is_refused(engine: GlmTtsEngine) -> None:
@@ -280,6 +281,16 @@ def test_a_voice_is_encoded_once(engine: GlmTtsEngine) -> None:
     engine.encode_voice(VoiceReference("other", PROMPT_TEXT, recording(hertz=150.0)))
     engine.encode_voice(VoiceReference("other", f"{PROMPT_TEXT}真的。", recording()))
     assert encodings(engine) == 3
+
+
+@pytest.mark.parametrize("rate_hz", [24_000, 32_000])
+def test_a_voice_has_the_spectrum_of_its_length_at_either_rate(rate_hz: int) -> None:
+    """50 frames a second: a recording that was not resampled would have others, and be slurred."""
+    engine = double_engine(sample_rate_hz=rate_hz)
+    engine.load("cpu")
+    for recorded_hz in (16_000, 44_100):
+        reference = VoiceReference("v", PROMPT_TEXT, recording(4.0, recorded_hz))
+        assert engine.encode_voice(reference).payload.mel.shape == (200, 80)
 
 
 def test_voices_that_were_used_last_are_kept(
@@ -423,31 +434,44 @@ def test_out_of_memory_is_told_and_memory_is_given_back(
     assert encodings(engine) == 2  # the encoded voices were let go too
 
 
-def test_a_lost_cuda_context_ends_the_process() -> None:
-    """At once, with the reason on record: no other job meets the broken device."""
-    program = (
-        "from tests.glmtts_double import *\n"
-        "from tts_workers.engines.base import *\n"
-        "import atexit, logging; logging.basicConfig()\n"
-        "atexit.register(print, 'cleaned up')\n"
-        f"engine = double_engine(cache={str(CACHE)!r}); engine.load('cpu')\n"
-        "try:\n"
-        "    speak_all(engine, [Segment('坏了。')])\n"
-        "finally:\n"
-        "    print('survived')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"GLMTTS_DOUBLE_FAULT": "assert:坏了"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=DOUBLE.parents[2],
-    )
+@pytest.fixture
+def _broken_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On 坏了 the CUDA context is lost, until the end of the test."""
+    monkeypatch.setenv("GLMTTS_DOUBLE_FAULT", "assert:坏了")
+    monkeypatch.setenv("GLMTTS_DOUBLE_LOST_IN", "")
 
-    assert (done.returncode, done.stdout) == (70, "")
-    assert "the CUDA context is lost" in done.stderr
-    assert "device-side assert" in done.stderr
+
+@pytest.mark.usefixtures("_broken_device")
+def test_a_lost_cuda_context_is_a_lost_engine(engine: GlmTtsEngine) -> None:
+    """With the reason: whoever runs the engine ends its process, and no other job meets this."""
+    with pytest.raises(EngineLostError, match=r"context is lost: .*device-side assert") as raised:
+        say(engine, "坏了。")
+    assert isinstance(raised.value.__cause__, RuntimeError)
+
+
+@pytest.mark.usefixtures("_broken_device")
+def test_the_double_keeps_its_lost_context(engine: GlmTtsEngine) -> None:
+    """Else the tests of workers would not notice that a process lives on: it says rubbish."""
+    expected = say(engine, "你好。")
+    with pytest.raises(EngineLostError):
+        say(engine, "坏了。")
+
+    assert not np.array_equal(say(engine, "你好。"), expected)
+    with pytest.raises(EngineLostError, match="device-side assert"):
+        engine.load("cpu")
+
+
+def test_a_context_that_is_lost_over_a_voice_is_a_lost_engine(
+    engine: GlmTtsEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording is encoded on the device, too."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    monkeypatch.setattr(engine._need_loaded().model.frontend, "_extract_speech_token", fail)
+    with pytest.raises(EngineLostError, match=r"lost: .* was encountered$"):
+        engine.encode_voice(OTHER)
 
 
 class _AcceleratorError(RuntimeError):

@@ -15,6 +15,7 @@ import pytest
 
 from tests.glmtts_double import CACHE, DOUBLE, copy_of_the_double, double_engine, speak_all
 from tts_tasks.errors import ConfigurationError, EngineLoadError
+from tts_tasks.requests import Requirements
 from tts_workers.engines import load_engine, runs_on_cpu_only
 from tts_workers.engines.glmtts import GlmTtsEngine, GlmTtsSettings
 from tts_workers.engines.glmtts.checkout import Checkout
@@ -241,6 +242,15 @@ def test_the_libraries_are_told_to_stay_offline(monkeypatch: pytest.MonkeyPatch)
     assert constants.HF_HUB_OFFLINE is True
 
 
+def test_a_cache_that_cannot_be_written_to_is_named_with_its_variable(tmp_path: Path) -> None:
+    """A container's home may be read-only."""
+    in_the_way = tmp_path / "cache"
+    in_the_way.write_text("no folder")
+
+    with pytest.raises(EngineLoadError, match=rf"{in_the_way}.*TTS_GLMTTS_CACHE"):
+        loaded(cache=str(in_the_way))
+
+
 def test_a_pointer_of_git_lfs_is_told_from_a_file(tmp_path: Path) -> None:
     """A clone without LFS has a line of text where the weights should be."""
     home = copy_of_the_double(tmp_path)
@@ -349,12 +359,65 @@ def test_weights_that_differ_in_their_middle_are_others(tmp_path: Path) -> None:
     assert fingerprint(home) != before
 
 
+REF = "refs/heads/main"
+
+
 def test_the_version_is_the_commit_where_git_knows_it(tmp_path: Path) -> None:
     """And else a hash of the sources."""
     home = copy_of_the_double(tmp_path)
     (home / ".git/refs/heads").mkdir(parents=True)
-    (home / ".git/HEAD").write_text("ref: refs/heads/main\n")
-    (home / ".git/refs/heads/main").write_text("c5dc7ae" + "0" * 33 + "\n")
+    (home / ".git/HEAD").write_text(f"ref: {REF}\n")
+    branch = home / ".git/refs/heads/main"
+    branch.write_text("c5dc7ae" + "0" * 33 + "\n")
 
     assert loaded(home=str(home)).version == "GLM-TTS c5dc7ae, 24000 Hz"
+    branch.unlink()
+    packed = home / ".git/packed-refs"
+    packed.write_text(f"# pack-refs with: peeled\n{'a' * 40} refs/tags/v1\n{'b' * 40} {REF}\n")
+    assert loaded(home=str(home)).version == "GLM-TTS bbbbbbb, 24000 Hz"
     assert loaded().version != loaded(home=str(home)).version
+
+
+def model_version(home: Path, **settings: object) -> str:
+    engine = loaded(home=str(home), **settings)
+    try:
+        return engine.capabilities().model_version
+    finally:
+        engine.close()
+
+
+def test_the_model_version_is_that_of_the_weights(tmp_path: Path) -> None:
+    """Whatever is spoken with them: the rate, the mode, the program, the place are other things."""
+    home = copy_of_the_double(tmp_path)
+    seen = {model_version(DOUBLE)}
+    (home / "llm/glmtts.py").write_text(f"{(home / 'llm/glmtts.py').read_text()}# changed\n")
+    (home / "ckpt").rename(tmp_path / "weights")
+    weights = {"ckpt": str(tmp_path / "weights")}
+    seen |= {
+        model_version(home, **weights),
+        model_version(home, sample_rate_hz=32_000, **weights),
+        model_version(home, phoneme=True, **weights),
+    }
+
+    assert len(seen) == 1
+    assert Requirements(model_version=min(seen)).model_version in seen
+
+
+@pytest.mark.parametrize("name", ["llm/model.safetensors", "flow/flow.pt", "hift/hift.pt"])
+def test_other_weights_are_another_model_version(tmp_path: Path, name: str) -> None:
+    """So a request can ask for those of before, or for the new ones."""
+    home = copy_of_the_double(tmp_path)
+    before = model_version(home)
+    with (home / "ckpt" / name).open("a") as file:
+        file.write(" ")
+
+    assert model_version(home) != before
+
+
+def test_a_vocoder_of_another_rate_is_part_of_the_model_version(tmp_path: Path) -> None:
+    """Else workers of two rates would name one download in two ways, or two in one."""
+    home = copy_of_the_double(tmp_path)
+    before = model_version(home)
+    (home / "ckpt/vocos2d/generator_jit.ckpt").write_text("another")
+
+    assert model_version(home) == model_version(home, sample_rate_hz=32_000) != before

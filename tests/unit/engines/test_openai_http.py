@@ -26,6 +26,9 @@ from tts_tasks.errors import (
     TTSError,
     UnspeakableTextError,
 )
+from tts_tasks.pools import Offer, needs_of
+from tts_tasks.requests import SpeechRequest
+from tts_workers.engine_host import described
 from tts_workers.engines.base import Segment, SpeakOptions, VoiceReference
 from tts_workers.engines.openai_http import OpenAIHttpEngine
 
@@ -156,6 +159,20 @@ def test_voice_speed_seed_and_further_fields_reach_the_server(
         "language": "English",
         "response_format": "wav",
     }
+
+
+def test_a_request_finds_the_servers_model_by_its_name(
+    server: SpeechServer, engines: list[OpenAIHttpEngine]
+) -> None:
+    """Not by the engine's only; its version is the revision that the operator gives it."""
+    engine = loaded(engines, server.url, revision="2026-11")
+    offer = Offer.of_capabilities(described(engine), engine=engine.name)
+    assert offer is not None
+    assert (offer.model, offer.model_version) == ("tones", "2026-11")
+    for model in ("tones", "openai_http", "default"):
+        assert offer.lacks(needs_of(SpeechRequest(text=TEXT, model=model))) == []
+    (lack,) = offer.lacks(needs_of(SpeechRequest(text=TEXT, model="other")))
+    assert lack.reason == "has the model tones"
 
 
 def test_a_recording_reaches_a_server_that_imitates(

@@ -31,6 +31,13 @@ from tts_workers.engines.openai_http.failures import (
         (400, b'{"error": {"message": "ref_audio is too short"}}', RequestError, "prompt_audio: "),
         (400, b'"just words"', RequestError, "text: .*just words"),
         (413, b"", RequestError, "413: no reason given"),
+        (
+            400,
+            b'{"error": {"message": "This model\'s maximum context length is 4096 tokens."}}',
+            RequestError,
+            "text: .*4096",
+        ),
+        (400, b'{"error": {"message": "ref_text is too long"}}', RequestError, "prompt_audio: "),
         (400, b"Unsupported model: x", ServerError, "TTS_OPENAI_HTTP_MODEL"),
         (404, b'{"detail": "Not Found"}', ServerError, "TTS_OPENAI_HTTP_URL"),
         (403, b"no", EngineLostError, "TTS_OPENAI_HTTP_API_KEY"),

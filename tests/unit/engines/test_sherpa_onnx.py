@@ -218,16 +218,20 @@ def test_each_file_that_kokoro_needs_is_asked_for(tmp_path: Path, name: str) -> 
 def test_the_fingerprint_is_of_the_contents(model: Path, tmp_path: Path) -> None:
     """Not of the place; another file, noise or speaker is another sound."""
     of_one = loaded(model).fingerprint()
+    version = loaded(model).capabilities().model_version
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in model.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     assert loaded(copy).fingerprint() == of_one
+    assert loaded(copy).capabilities().model == "copy"
+    assert loaded(copy).capabilities().model_version == version
     assert loaded(copy, noise=0.5).fingerprint() != of_one
     assert loaded(copy, speakers="default=1").fingerprint() != of_one
     with (copy / "tokens.txt").open("a") as file:
         file.write("Ж 999\n")
     assert loaded(copy).fingerprint() != of_one
+    assert loaded(copy).capabilities().model_version != version
 
 
 # -- settings, errors, cancelling -----------------------------------------------------------------

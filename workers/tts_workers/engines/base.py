@@ -112,11 +112,17 @@ class Engine(Protocol):
         ...
 
     def load(self, device: str) -> None:
-        """Become able to speak on ``device`` (``cpu`` or ``cuda``); raises `EngineLoadError`."""
+        """Become able to speak on ``device`` (``cpu`` or ``cuda``); raises `EngineLoadError`.
+
+        `EngineLostError` says that no further try in this process can succeed.
+        """
         ...
 
     def encode_voice(self, reference: VoiceReference) -> EngineVoice:
-        """Prepare a voice; raises `RequestError` for one that is unknown or unusable."""
+        """Prepare a voice; raises `RequestError` for one that is unknown or unusable.
+
+        Also an `EngineError`, as `speak` does.
+        """
         ...
 
     def split(self, text: str, lexicon: Lexicon | None = None) -> list[Segment]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -58,6 +59,7 @@ class _Loaded:
     sample_rate_hz: int
     speakers: dict[str, int]
     deterministic: bool
+    files_sha256: str
     fingerprint: str
     closed: threading.Event
 
@@ -89,6 +91,8 @@ class SherpaOnnxEngine:
             sample_rate_hz=loaded.sample_rate_hz,
             features=frozenset({"speed"}),
             deterministic=loaded.deterministic,
+            model=Path(self._settings.model).name,
+            model_version=loaded.files_sha256[:12],
         )
 
     def load(self, device: str) -> None:
@@ -115,12 +119,14 @@ class SherpaOnnxEngine:
             model = sherpa_onnx_trial.make_model(**arguments)
         except RuntimeError as error:
             raise EngineLoadError(f"sherpa-onnx: {error}") from error
+        files_sha256 = files.sha256()
         self._loaded = _Loaded(
             model,
             int(described["rate_hz"]),
             _named(settings, max(1, int(described["speakers"]))),
             provider == "cpu" and settings.threads == 1 and not files.draws_random_numbers,
-            _fingerprint(files, settings),
+            files_sha256,
+            _fingerprint(files_sha256, settings),
             threading.Event(),
         )
 
@@ -248,13 +254,13 @@ def _named(settings: SherpaOnnxSettings, count: int) -> dict[str, int]:
     return {"default": 0} | {str(number): number for number in range(count)}
 
 
-def _fingerprint(files: ModelFiles, settings: SherpaOnnxSettings) -> str:
+def _fingerprint(files_sha256: str, settings: SherpaOnnxSettings) -> str:
     from tts_workers.text import FRONT_END_VERSION
 
     parts = (
         SherpaOnnxEngine.name,
         _library_version(),
-        files.sha256(),
+        files_sha256,
         settings.languages,
         settings.speakers,
         f"{FRONT_END_VERSION} {_RENDERING_REVISION}",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tts_tasks.errors import EngineLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import ModuleType
 
     from tts_workers.engines.glmtts.settings import GlmTtsSettings
@@ -90,7 +90,13 @@ class Checkout:
                 )
         self._names = frozenset(_top_level_names(self.home))
         self._modules = dict(_bare_packages(self.home, self._names))
-        self._make_place()
+        try:
+            self._make_place()
+        except OSError as error:
+            raise EngineLoadError(
+                f"the cache {self._place.parent} cannot be written to ({error.strerror}): name"
+                " another folder in TTS_GLMTTS_CACHE"
+            ) from error
 
     def files(self) -> list[Path]:
         """Return the needed files, sorted: what a pattern stands for, one by one."""
@@ -99,16 +105,19 @@ class Checkout:
     def weights(self) -> list[Path]:
         """Return what was trained, what configures it, and what the tokenizers consist of."""
         needed = [file for file in self.files() if file.suffix != ".py"]
-        beside = [
-            file for one in needed if one.is_relative_to(self.ckpt) for file in one.parent.iterdir()
-        ]
-        return sorted(
-            {
-                file
-                for file in (*needed, *beside)
-                if file.is_file() and not file.name.startswith(".")
-            }
+        return _plain_files([*needed, *self._beside(needed)])
+
+    def checkpoint(self) -> list[Path]:
+        """Return what a download of the weights consists of, the same for each rate and mode."""
+        vocoders = [self.ckpt / name for name in _VOCODERS.values()]
+        return _plain_files(
+            self._beside([*self.files(), *(file for file in vocoders if file.is_file())])
         )
+
+    def _beside(self, files: Iterable[Path]) -> list[Path]:
+        """Return those of the weights' files themselves, and all that lies in their folders."""
+        folders = {file.parent for file in files if file.is_relative_to(self.ckpt)}
+        return [file for folder in folders for file in folder.iterdir()]
 
     def sources(self) -> list[Path]:
         """Return its program and its dictionaries, sorted."""
@@ -191,6 +200,10 @@ def go_offline() -> None:
 def _found(folder: Path, name: str) -> list[Path]:
     """Return the files of a pattern, or of several that will do, separated by ``|``."""
     return [file for one in name.split("|") for file in folder.glob(one) if file.is_file()]
+
+
+def _plain_files(paths: Iterable[Path]) -> list[Path]:
+    return sorted({path for path in paths if path.is_file() and not path.name.startswith(".")})
 
 
 def _is_pointer(file: Path) -> bool:

@@ -55,6 +55,7 @@ class _Loaded:
     default_prompt: Prompt
     fingerprint: str
     version: str
+    model_version: str
 
 
 class GlmTtsEngine:
@@ -79,11 +80,15 @@ class GlmTtsEngine:
         return self._loaded.version if self._loaded else "not loaded"
 
     def capabilities(self) -> Capabilities:
-        """Mandarin and English; it clones, and takes phonemes where it is told to."""
+        """Mandarin and English; it clones, and says the pinyin of a lexicon, in either mode.
+
+        The model's version is a hash of the weights: that of the program is the engine's.
+        """
         return Capabilities(
             languages=("zh", "en"),
             sample_rate_hz=self._settings.sample_rate_hz,
-            features=frozenset({"clone", "phoneme"} if self._settings.phoneme else {"clone"}),
+            features=frozenset({"clone", "phoneme"}),
+            model_version=self._loaded.model_version if self._loaded else "",
         )
 
     def load(self, device: str) -> None:
@@ -97,7 +102,11 @@ class GlmTtsEngine:
         commit = identity.commit_of(self._checkout.home) or sources[:12]
         rate_hz = self._settings.sample_rate_hz
         self._loaded = _Loaded(
-            model, prompt, self._fingerprint(sources, prompt), f"GLM-TTS {commit}, {rate_hz} Hz"
+            model,
+            prompt,
+            self._fingerprint(sources, prompt),
+            f"GLM-TTS {commit}, {rate_hz} Hz",
+            f"GLM-TTS-{identity.hash_of_weights(self._checkout.checkpoint())[:12]}",
         )
 
     def encode_voice(self, reference: VoiceReference) -> EngineVoice:

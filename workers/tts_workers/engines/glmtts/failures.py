@@ -1,26 +1,21 @@
 """What a failure of torch and CUDA means: memory that ran out, or a context that is lost.
 
 After a device-side assert or an illegal access every further call in the process fails, and some
-return rubbish. No job may meet that: the process ends, and its parent starts another one.
+return rubbish. No job may meet that: with `EngineLostError` the process ends, and its parent starts
+another one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-from tts_tasks.errors import EngineError, EngineOutOfMemoryError, RequestError
+from tts_tasks.errors import EngineError, EngineLostError, EngineOutOfMemoryError, RequestError
 from tts_workers.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-logger = logging.getLogger(__name__)
-
-EXIT_STATUS: Final = 70  #: EX_SOFTWARE
 _OUT_OF_MEMORY: Final = (
     "out of memory",
     "_ALLOC_FAILED",  # cuBLAS, cuDNN
@@ -64,25 +59,17 @@ def lost_the_device(error: BaseException, synchronise: Callable[[], Any]) -> boo
     return False
 
 
-def end_process(error: BaseException) -> NoReturn:
-    """End this process now, without clean-up: that would call CUDA, and may hang in it."""
-    logger.critical(
-        "the CUDA context is lost, this process ends for a new one: %s",
-        str(error).partition("\n")[0],
-    )
-    for handler in logging.root.handlers:
-        handler.flush()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(EXIT_STATUS)
+def context_lost(error: BaseException) -> EngineLostError:
+    """Return what to raise where `lost_the_device`, without the advice in CUDA's further lines."""
+    said = str(error).partition("\n")[0]
+    return EngineLostError(f"the CUDA context is lost: {said}")
 
 
 @contextlib.contextmanager
 def translated(synchronise: Callable[[], Any]) -> Iterator[None]:
     """Turn what the checkout's code raises into what `Engine` promises.
 
-    Raises `EngineOutOfMemoryError` and `EngineError`; ends the process where the device is lost.
+    Raises `EngineOutOfMemoryError`, `EngineLostError` where the device is lost, and `EngineError`.
     """
     try:
         yield
@@ -92,5 +79,5 @@ def translated(synchronise: Callable[[], Any]) -> Iterator[None]:
         if ran_out_of_memory(error):
             raise EngineOutOfMemoryError(f"{type(error).__name__}: {error}") from error
         if lost_the_device(error, synchronise):
-            end_process(error)
+            raise context_lost(error) from error
         raise EngineError(f"GLM-TTS: {type(error).__name__}: {error}") from error

@@ -43,10 +43,18 @@ def commit_of(home: Path) -> str:
     try:
         head = (git / "HEAD").read_text(encoding="utf-8").strip()
         if head.startswith("ref: "):
-            head = (git / head.removeprefix("ref: ")).read_text(encoding="utf-8").strip()
+            head = _commit_of_branch(git, head.removeprefix("ref: "))
     except OSError:
         return ""
     return head[:7]
+
+
+def _commit_of_branch(git: Path, ref: str) -> str:
+    """Return the commit from the branch's own file, or from that in which git packs them all."""
+    if (git / ref).is_file():
+        return (git / ref).read_text(encoding="utf-8").strip()
+    packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(" ")[0] for line in packed if line.endswith(f" {ref}")), "")
 
 
 def _pieces(file: Path) -> Iterator[bytes]:

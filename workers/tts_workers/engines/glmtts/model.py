@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tts_tasks.errors import EngineError, EngineLoadError, EngineOutOfMemoryError
 from tts_workers.engines.glmtts import normaliser_cache
 from tts_workers.engines.glmtts.checkout import ENTRY, go_offline
-from tts_workers.engines.glmtts.failures import end_process, lost_the_device, ran_out_of_memory
+from tts_workers.engines.glmtts.failures import context_lost, lost_the_device, ran_out_of_memory
 from tts_workers.engines.glmtts.text_guard import TextGuard
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Model:
 def load_model(checkout: Checkout, settings: GlmTtsSettings, device: str) -> Model:
     """Load the model onto ``device``; only inside the checkout.
 
-    Raises `EngineLoadError` with what to do, `EngineOutOfMemoryError`.
+    Raises `EngineLoadError` with what to do, `EngineOutOfMemoryError`, `EngineLostError`.
     """
     go_offline()
     torch = checkout.module("torch")
@@ -72,7 +72,7 @@ def load_model(checkout: Checkout, settings: GlmTtsSettings, device: str) -> Mod
         if ran_out_of_memory(error):
             raise EngineOutOfMemoryError(f"{type(error).__name__}: {error}") from error
         if lost_the_device(error, torch.cuda.synchronize):
-            end_process(error)
+            raise context_lost(error) from error
         raise EngineLoadError(_explained(error)) from error
 
 

@@ -89,7 +89,7 @@ class OpenAIHttpEngine:
         return server.guardian_pid if server else None
 
     def capabilities(self) -> Capabilities:
-        """Return what the settings say that the server can do."""
+        """Return what the settings say that the server can do, with which model, once loaded."""
         settings = self._settings
         features = {"speed": settings.speed, "clone": settings.clone}
         return Capabilities(
@@ -97,6 +97,8 @@ class OpenAIHttpEngine:
             sample_rate_hz=settings.sample_rate_hz,
             features=frozenset(name for name, has in features.items() if has),
             deterministic=settings.deterministic,
+            model=self._loaded.model if self._loaded else "",
+            model_version=settings.revision,
         )
 
     def load(self, device: str) -> None:  # noqa: ARG002 - the server sees this process's devices

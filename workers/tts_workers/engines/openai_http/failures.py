@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LONGEST_REASON_CHARS: Final = 300
 _OUT_OF_MEMORY: Final = re.compile(r"out of memory|outofmemory|alloc_failed", re.IGNORECASE)
+#: "This model's maximum context length is ...": about the text, whatever else it names.
+_TOO_LONG: Final = "context length"
 _EMPTY: Final = re.compile(r"\b(empty|blank|no (speakable )?text|nothing to)\b", re.IGNORECASE)
 _SOONEST_S: Final = 0.05
 #: Statuses after which one may ask again, as nothing was done.
@@ -59,6 +61,8 @@ def of_answer(response: httpx.Response, body: bytes) -> TTSError:
 
 def _of_request(status: int, said: str, reason: str, parameter: str) -> TTSError:
     about = f"{parameter} {reason}".lower()
+    if _TOO_LONG in about and "ref_" not in about:
+        return RequestError("text", said)
     if "model" in about and "voice" not in about:
         return ServerError(f"{said}; see TTS_OPENAI_HTTP_MODEL")
     for word, field in (("voice", "voice"), ("speaker", "voice"), ("speed", "speed")):

@@ -14,8 +14,9 @@ class Normalizer:
     def __init__(self, cache_dir=None, overwrite_cache=False, remove_erhua=True):
         path = Path(cache_dir or PACKAGE) / "zh_tn_tagger.fst"
         if overwrite_cache or not path.exists():
-            time.sleep(float(os.environ.get("GLMTTS_DOUBLE_GRAMMARS_S", "0")))
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("half a gram")
+            time.sleep(float(os.environ.get("GLMTTS_DOUBLE_GRAMMARS_S", "0")))
             path.write_text(json.dumps({"remove_erhua": remove_erhua, "pid": os.getpid()}))
         self.built = json.loads(path.read_text())
 

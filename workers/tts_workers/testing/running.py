@@ -1,7 +1,4 @@
-"""Checks of the engine contract about running engines: speed, what comes next, and cancelling.
-
-The suite that they belong to is `tts_workers.testing.engine_contract`.
-"""
+"""Checks of the engine contract about running engines: speed, what comes next, and cancelling."""
 
 from __future__ import annotations
 
@@ -9,56 +6,25 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from tts_tasks.errors import EngineError, RequestError
-from tts_workers.engines.base import SpeakOptions, SpeaksAhead, VoiceReference
+from tts_workers.engines.base import SpeakOptions, SpeaksAhead
+from tts_workers.testing.suite import OPTIONS, ContractViolation, demand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
 
     from tts_workers.engines.base import Engine, Segment, Spoken
+    from tts_workers.testing.suite import Suite
 
-_OPTIONS: Final = SpeakOptions(seed=7)
 #: How long a call of `speak` may go on after `close`, in seconds.
 _CLOSES_WITHIN_S: Final = 30.0
 #: How long the processes of an engine may last after it.
 _GONE_WITHIN_S: Final = 5.0
 _POLL_S: Final = 0.02
-
-
-class ContractViolation(AssertionError):  # noqa: N818 - a verdict of a test, as AssertionError is
-    """The engine does not do what the contract promises."""
-
-
-def demand(kept: bool, otherwise: str) -> None:
-    """Raise `ContractViolation` unless something holds."""
-    if not kept:
-        raise ContractViolation(otherwise)
-
-
-class Suite(Protocol):
-    """What a check needs to know."""
-
-    @property
-    def reference(self) -> VoiceReference:
-        """The voice to speak with."""
-        ...
-
-    def engine(self) -> AbstractContextManager[Engine]:
-        """Return a loaded engine, to be closed at the end."""
-        ...
-
-    def texts_for(self, engine: Engine) -> list[str]:
-        """Return a text for each language."""
-        ...
-
-    def whole(self, engine: Engine, text: str, options: SpeakOptions) -> list[Spoken]:
-        """Speak a whole text."""
-        ...
 
 
 def speed_is_obeyed_or_refused(suite: Suite) -> None:
@@ -92,12 +58,12 @@ def expected_segments_sound_the_same(suite: Suite) -> None:
         text = suite.texts_for(engine)[0]
         segments = engine.split(text)
         voice = engine.encode_voice(suite.reference)
-        plain = suite.whole(engine, text, _OPTIONS)
-        engine.expect(segments, voice, _OPTIONS)
+        plain = suite.whole(engine, text, OPTIONS)
+        engine.expect(segments, voice, OPTIONS)
         announced = _spoken(engine, segments, suite)
-        engine.expect(segments, voice, _OPTIONS)
+        engine.expect(segments, voice, OPTIONS)
         otherwise = _spoken(engine, segments[::-1], suite)
-        engine.expect((), voice, _OPTIONS)
+        engine.expect((), voice, OPTIONS)
         if not engine.capabilities().deterministic:
             return
         for index, part in enumerate(plain):
@@ -108,7 +74,7 @@ def expected_segments_sound_the_same(suite: Suite) -> None:
 
 def _spoken(engine: Engine, segments: Sequence[Segment], suite: Suite) -> list[Spoken]:
     voice = engine.encode_voice(suite.reference)
-    return [engine.speak(segment, voice, None, _OPTIONS) for segment in segments]
+    return [engine.speak(segment, voice, None, OPTIONS) for segment in segments]
 
 
 def close_ends_what_is_under_way(suite: Suite) -> None:
@@ -127,7 +93,7 @@ def close_ends_what_is_under_way(suite: Suite) -> None:
                     was_closed = closed.is_set()
                     began.set()
                     segment = segments[number % len(segments)]
-                    state = engine.speak(segment, voice, state, _OPTIONS).state
+                    state = engine.speak(segment, voice, state, OPTIONS).state
                     if was_closed:
                         return
             except EngineError:
