@@ -77,9 +77,9 @@ class EspeakEngine:
 
     Voices are ``default`` (Mandarin for a segment with Chinese characters, else English), ``zh``,
     ``en``, ``en-gb``, ``en-us``, each also with a variant as in ``zh+f2``; a variant alone is a
-    variant of ``default``. Mandarin words of several readings are looked up in a dictionary (`Polyphones`).
-    There is no state between segments. ``seed`` drives the noise of
-    breathy and whispered variants.
+    variant of ``default``. Mandarin words of several readings are looked up in a dictionary
+    (`Polyphones`). There is no state between segments. ``seed`` drives the noise of breathy and
+    whispered variants.
 
     A helper that gives no answer for ``timeout_s`` is killed: `EngineCrashedError`.
     """
