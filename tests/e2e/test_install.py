@@ -35,7 +35,8 @@ PACKAGES = {
 #: What a client must not have to load, nor to install, to submit a job.
 HEAVY = {
     "torch", "numpy", "scipy", "soundfile", "soxr", "fastapi", "starlette", "uvicorn", "flower",
-    "tornado", "obstore", "espeakng_loader", "rich", "tts_workers", "tts_gateway", "ttsctl",
+    "tornado", "obstore", "espeakng_loader", "pypinyin", "rich", "tts_workers", "tts_gateway",
+    "ttsctl",
 }  # fmt: skip
 
 

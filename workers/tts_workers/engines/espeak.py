@@ -27,6 +27,7 @@ from tts_workers.engines.base import (
 )
 from tts_workers.engines.espeak_clauses import has_han, within_limits
 from tts_workers.engines.espeak_helper import MIN_RATE_WPM
+from tts_workers.engines.espeak_polyphones import Polyphones
 from tts_workers.engines.espeak_process import HelperProcess
 from tts_workers.engines.espeak_pronunciation import for_library, has_pinyin, spell
 
@@ -47,7 +48,7 @@ _SPEED_RANGE: Final = (0.25, 4.0)
 #: Samples below this are silence: -60 dBFS.
 _SILENCE_PEAK: Final = 0.001
 #: Raise it when a change in this package changes the sound of an unchanged request.
-_RENDERING_REVISION: Final = 2
+_RENDERING_REVISION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,9 @@ class EspeakEngine:
 
     Voices are ``default`` (Mandarin for a segment with Chinese characters, else English), ``zh``,
     ``en``, ``en-gb``, ``en-us``, each also with a variant as in ``zh+f2``; a variant alone is a
-    variant of ``default``. There is no state between segments. ``seed`` drives the noise of
-    breathy and whispered variants.
+    variant of ``default``. Mandarin words of several readings are looked up in a dictionary
+    (`Polyphones`). There is no state between segments. ``seed`` drives the noise of breathy and
+    whispered variants.
 
     A helper that gives no answer for ``timeout_s`` is killed: `EngineCrashedError`.
     """
@@ -88,6 +90,7 @@ class EspeakEngine:
         self._timeout_s = timeout_s
         self._helper: HelperProcess | None = None
         self._library: _Library | None = None
+        self._polyphones: Polyphones | None = None
 
     @property
     def version(self) -> str:
@@ -103,22 +106,24 @@ class EspeakEngine:
         """Mandarin and English at the library's rate, at any speed from 0.25 to 4."""
         return Capabilities(
             languages=("zh", "en"),
-            sample_rate_hz=self._loaded().sample_rate_hz,
+            sample_rate_hz=self._loaded()[0].sample_rate_hz,
             features=frozenset({"speed", "phoneme"}),
             deterministic=True,
         )
 
     def load(self, device: str) -> None:  # noqa: ARG002 - it runs on the CPU of any device
         """Start the helper and see that the library works; raises `EngineLoadError`."""
-        if importlib.util.find_spec("espeakng_loader") is None:
-            raise EngineLoadError(
-                "espeak-ng is not installed: pip install 'tts-tasks[espeak]'"
-                " (it is GPL-3, therefore optional)"
-            )
+        for module in ("espeakng_loader", "pypinyin"):
+            if importlib.util.find_spec(module) is None:
+                raise EngineLoadError(
+                    f"{module} is not installed: pip install 'tts-tasks[espeak]'"
+                    " (espeak-ng is GPL-3, therefore optional)"
+                )
         helper = self._helper = self._helper or HelperProcess()
         try:
             found, _ = helper.ask({"op": "describe"}, self._timeout_s)
             self._library = _Library(**found)
+            self._polyphones = Polyphones(self._sounds_without_dictionary)
         except (EngineError, TypeError) as error:
             self.close()
             raise EngineLoadError(
@@ -167,21 +172,19 @@ class EspeakEngine:
 
         What a lexicon has put into it is.
         """
-        self._loaded()
-        if self._helper is None or not isinstance(voice.payload, _EspeakVoice):
-            raise EngineError("espeak was handed a voice that it did not encode itself")
+        utterance = self._utterance(segment, voice)
         slowest, fastest = _SPEED_RANGE
         if not slowest <= options.speed <= fastest:
             raise RequestError("speed", f"must be from {slowest:g} to {fastest:g}")
         rate_wpm = max(MIN_RATE_WPM, round(_NATURAL_RATE_WPM * options.speed))
         request = {
             "op": "speak",
-            **_utterance(segment.text, voice.payload),
+            **utterance,
             "rate_wpm": rate_wpm,
             "stretch": min(1.0, _NATURAL_RATE_WPM * options.speed / MIN_RATE_WPM),
             "seed": options.seed,
         }
-        _, pcm = self._helper.ask(request, self._timeout_s)
+        _, pcm = self._running().ask(request, self._timeout_s)
         samples = np.frombuffer(pcm, np.int16).astype(np.float32) / np.float32(32768)
         if not samples.size or np.abs(samples).max() < _SILENCE_PEAK:
             raise UnspeakableTextError("espeak-ng knows no sound for any character of the segment")
@@ -189,12 +192,7 @@ class EspeakEngine:
 
     def phonemes(self, segment: Segment, voice: EngineVoice, *, ipa: bool = False) -> str:
         """Return what would be spoken: espeak-ng's names of its sounds, or IPA."""
-        self._loaded()
-        if self._helper is None or not isinstance(voice.payload, _EspeakVoice):
-            raise EngineError("espeak was handed a voice that it did not encode itself")
-        request = {"op": "phonemes", **_utterance(segment.text, voice.payload), "ipa": ipa}
-        header, _ = self._helper.ask(request, self._timeout_s)
-        return str(header["phonemes"])
+        return self._sounds(self._utterance(segment, voice), ipa=ipa)
 
     def is_mandarin(self, segment: Segment, voice: EngineVoice) -> bool:
         """Say whether a voice would speak a segment with the library's Mandarin."""
@@ -202,14 +200,15 @@ class EspeakEngine:
         return isinstance(payload, _EspeakVoice) and payload.language_for(segment.text) == "cmn"
 
     def fingerprint(self) -> str:
-        """Hash of the library, its voice data, the text front end and this module's revision."""
+        """Hash of library, voice data, dictionary, text front end and this module's revision."""
         from tts_workers.text import FRONT_END_VERSION
 
-        library = self._loaded()
+        library, polyphones = self._loaded()
         parts = (
             self.name,
             self.version,
             library.content_sha256,
+            polyphones.fingerprint(),
             str(_RENDERING_REVISION),
             str(FRONT_END_VERSION),
         )
@@ -218,22 +217,44 @@ class EspeakEngine:
     def close(self) -> None:
         """End the helper; the engine can be loaded again."""
         helper, self._helper, self._library = self._helper, None, None
+        self._polyphones = None
         if helper is not None:
             helper.close()
 
-    def _loaded(self) -> _Library:
-        if self._library is None:
+    def _loaded(self) -> tuple[_Library, Polyphones]:
+        if self._library is None or self._polyphones is None:
             raise EngineError("espeak is not loaded: call load() first")
-        return self._library
+        return self._library, self._polyphones
+
+    def _running(self) -> HelperProcess:
+        if self._helper is None:
+            raise EngineError("espeak is closed: call load() first")
+        return self._helper
+
+    def _utterance(self, segment: Segment, voice: EngineVoice) -> dict[str, Any]:
+        _, polyphones = self._loaded()
+        if not isinstance(voice.payload, _EspeakVoice):
+            raise EngineError("espeak was handed a voice that it did not encode itself")
+        return _utterance(segment.text, voice.payload, polyphones)
+
+    def _sounds(self, utterance: dict[str, Any], *, ipa: bool = False) -> str:
+        request = {"op": "phonemes", **utterance, "ipa": ipa}
+        header, _ = self._running().ask(request, self._timeout_s)
+        return str(header["phonemes"])
+
+    def _sounds_without_dictionary(self, text: str) -> str:
+        return self._sounds(_utterance(text, _EspeakVoice("cmn", None), None))
 
 
-def _utterance(text: str, voice: _EspeakVoice) -> dict[str, Any]:
+def _utterance(text: str, voice: _EspeakVoice, polyphones: Polyphones | None) -> dict[str, Any]:
     """Return what the helper is to say, and with which of the library's voices."""
     text = _plain_text(text)
     if not any(char.isalnum() for char in text):
         raise UnspeakableTextError("the segment holds no letter and no digit")
     language, variant = voice.language_for(text), voice.variant
     mandarin = language == "cmn"
+    if mandarin and polyphones is not None:
+        text = polyphones.marked(text)
     said, has_phonemes = for_library(within_limits(text, mandarin=mandarin), mandarin=mandarin)
     utterance = {"text": said, "voice": f"{language}+{variant}" if variant else language}
     return {**utterance, "phonemes": True} if has_phonemes else utterance

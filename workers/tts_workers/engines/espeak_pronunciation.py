@@ -39,9 +39,10 @@ _IONG: Final = {
     }.items()
     for char in chars
 }
-#: After some characters 儿 is a child, as the library knows; before others it is one, too.
+#: After some characters 儿 is a child, as the library knows; before others it is one, too. What
+#: is before it may be pinyin already.
 _LIGHT_ER: Final = (
-    "(?<=[\u4e00-\u9fff])(?<![女婴幼孤胎健宠孙侄患产育托男])儿(?P<child>(?=[童子女媳歌科戏孙]))?"
+    "(?<=[\u4e00-\u9fff\\]])(?<![女婴幼孤胎健宠孙侄患产育托男])儿(?P<child>(?=[童子女媳歌科戏孙]))?"
 )
 _UNREADABLE: Final = re.compile(
     f"{_PRONUNCIATION.pattern}|(?P<iong>[{''.join(_IONG)}])|(?P<er>{_LIGHT_ER})"
