@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -81,7 +82,9 @@ class Room:
 
     def __enter__(self) -> Self:
         self.directory = Path(tempfile.mkdtemp(prefix=f"tts-bench-{self.name}-"))
-        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        # Not with the room: for minutes after thousands of files were removed ext4 makes new ones
+        # several times slower (`recently_deleted`), and the next run would pay for this one.
+        atexit.register(shutil.rmtree, self.directory, ignore_errors=True)
         try:
             self.server = self._stack.enter_context(
                 EmbeddedRedis(self.directory / "redis", appendonly=False)

@@ -329,9 +329,6 @@ class LocalStorage:
                         for piece in pieces:
                             write_whole(fd, piece)
                         written.append(fd)
-                    if len(written) > 1:
-                        for fd in written:  # so that all are under way when the first is synced
-                            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
                     for fd in written:
                         os.fsync(fd)
                 yield [(folder, temp) for temp in temps]

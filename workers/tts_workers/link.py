@@ -157,7 +157,7 @@ class ChildLink:
         self._slate = Slate()
         socket.send_fds(self._socket, [b"\n"], [self._slate.fd])
         os.close(self._slate.fd)
-        self._shown: dict[str, bytes] = {}  #: by the kind of message
+        self._shown: dict[str, tuple[dict[str, Any], bytes]] = {}  #: by the kind of message
         self._on_message = on_message
         self._on_end = on_end
         self.pid = os.getpid()  #: by which the parent knows this child
@@ -170,13 +170,13 @@ class ChildLink:
         A job puts away the segment of the one before it. ``later``: with what is shown next.
         """
         kind = message["event"]
-        line = json.dumps(message).encode() + b"\n"
         with self._mutex:
             if kind == "job":
                 self._shown.pop("segment", None)
-            self._shown[kind] = line
+            if kind not in self._shown or self._shown[kind][0] != message:  # budgets are alike
+                self._shown[kind] = message, json.dumps(message).encode() + b"\n"
             if not later:
-                self._slate.write(b"".join(self._shown.values()))
+                self._slate.write(b"".join([line for _, line in self._shown.values()]))
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the parent something; a parent that is gone is none of the child's business."""

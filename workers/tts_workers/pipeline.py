@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: So often somebody who waits for a line is asked whether it is to go on, in seconds.
 _ASK_EVERY_S: Final = 0.02
+#: Folders let one thread at a time make files in them.
+_SMALL_GROUPS_AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +218,20 @@ class Pipeline:
             self._storing += 1
             self._storing_bytes += size_bytes
             self._spoken.append(line)
-            # Short lines are worth waiting for each other: a thread that is woken for each of
-            # them costs more than what it does.
-            if not self._at_small_groups or self._group_of(self._spoken)[1]:
+            if self._wants_storer():
                 self._storers.notify()
             self._room.notify_all()
+
+    def _wants_storer(self) -> bool:
+        """Whether another thread is to begin to store.
+
+        Short lines are worth waiting for each other: a thread that is woken for each of them costs
+        more than what it does. And two threads that store many short ones get in each other's way
+        less than they help each other; more do not.
+        """
+        if self._at_small_groups >= _SMALL_GROUPS_AT_ONCE:
+            return False
+        return not self._at_small_groups or self._group_of(self._spoken)[1]
 
     # -- storing and ending -------------------------------------------------------------------
 
