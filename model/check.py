@@ -301,7 +301,7 @@ def main() -> int:
     parser.add_argument("-v", action="store_true", help="show the counterexamples")
     parser.add_argument("-j", type=int, default=2, help="explorations at a time (2)")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="smaller bounds, for the tests")
+    size.add_argument("--quick", action="store_true", help="smaller bounds")
     size.add_argument(
         "--long", action="store_true", help="greater bounds too: a quarter of an hour, 3 GB"
     )

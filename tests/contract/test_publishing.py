@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MINE = Ownership("batch/1", "s1")
 _OTHER = Ownership("other/9", "s9")
 _WRITERS = 10
-_ROUNDS = 10
+_ROUNDS = 5
 
 
 class Publish(Protocol):

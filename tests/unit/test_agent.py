@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ from tts_workers.agent import Agent, Role
 from tts_workers.gpu_health import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tts_tasks.ledger.records import Evidence
 
@@ -90,6 +91,7 @@ class World:
         self.killed: list[int] = []
         self.pulses = True  #: the children live
         self.traces: Evidence = {}  #: what is found of a dead one
+        self.shown: list[Callable[[], None]] = []  #: what is seen when a child is looked at
         self.rescues: dict[str, RecordingRescue] = {}
 
     def agent(self, name: str, coordinator: Any = None) -> Agent:
@@ -105,7 +107,12 @@ class World:
             clock=self.clock,
             kill=lambda pid, _: self.killed.append(pid),
             traces=lambda _: self.traces,
+            look_at_child=self._look,
         )
+
+    def _look(self) -> None:
+        while self.shown:
+            self.shown.pop(0)()
 
     def run(self, seconds: float, *agents: Agent) -> None:
         for _ in range(round(seconds / 0.25)):
@@ -314,6 +321,27 @@ def test_what_a_dead_child_said_last_goes_with_its_job(world: World) -> None:
     (evidence,) = world.rescues["a"].evidence
     assert evidence["reason"] == "the engine's process was killed by SIGSEGV at segment 2 of 3"
     assert (evidence["job"], evidence["log"]) == ("b:1", ["ERROR hot"])
+
+
+def test_what_a_dead_child_showed_last_goes_with_its_job(world: World) -> None:
+    """Nobody had looked since it began with it."""
+    a = ready(world.agent("a"))
+    world.shown.append(lambda: a.child_said(CHILD_PID, {"event": "job", "job": "b:2"}))
+    a.child_lost(CHILD_PID)
+    a.do_chores()
+    (evidence,) = world.rescues["a"].evidence
+    assert evidence["job"] == "b:2"
+
+
+def test_what_a_child_shows_is_told_with_the_heartbeat(world: World) -> None:
+    """The registry says which job a worker has in hand, and no longer when it is done."""
+    a = ready(world.agent("a"))
+    for job in ("b:1", ""):
+        world.shown.append(partial(a.child_said, CHILD_PID, {"event": "job", "job": job}))
+        world.run(1.5, a)
+        record = world.coordinator.workers()["a"]
+        assert record is not None
+        assert record.job == job
 
 
 def test_a_log_line_is_no_progress(world: World) -> None:

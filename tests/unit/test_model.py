@@ -1,9 +1,11 @@
-"""The model of lease, claim and publish is explored in full; and the explorer can fail."""
+"""The explorer of the model can fail, so that what `make model` says is worth something.
+
+The model itself and all its broken variants are explored by `make model`, in CI too.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -36,20 +38,6 @@ def check() -> ModuleType:
 def case_of(check: ModuleType, name: str) -> Any:
     cases = [*check.SOUND_QUICK, *check.BROKEN, *check.CONTROLS, *check.TOO_STRONG]
     return next(case for case in cases if case.name == name)
-
-
-def test_the_model_holds_and_every_broken_variant_of_it_fails(check: ModuleType) -> None:
-    """Each state of the sound model is good, and each safeguard that is taken out is missed."""
-    done = subprocess.run(
-        [sys.executable, CHECK, "--quick"], capture_output=True, text=True, check=False, timeout=170
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = {line[:32].strip(): line[32:].split() for line in done.stdout.splitlines()}
-    for case in check.SOUND_QUICK:
-        assert rows[case.name][:2] == ["holds", "holds"]
-    for case in check.BROKEN:
-        assert rows[case.name][2:4] == [case.expected, "breaks"]
 
 
 def test_every_property_is_missed_by_some_variant(check: ModuleType) -> None:

@@ -161,11 +161,11 @@ def test_the_front_end_gives_segments_or_says_that_nothing_can_be_spoken(text: s
     ],
 )
 def test_no_repeated_fragment_makes_a_pattern_backtrack_over_the_whole_text(unit: str) -> None:
-    """A hostile text of 100,000 characters is dealt with; backtracking would take for ever."""
-    length_chars = 100_000
+    """A hostile text of 30,000 characters is dealt with; backtracking would take for ever."""
+    length_chars = 30_000
     text = (unit * (length_chars // len(unit) + 1))[:length_chars]
     started_s = time.process_time()
 
     split(normalise(text))
 
-    assert time.process_time() - started_s < 60
+    assert time.process_time() - started_s < 10
