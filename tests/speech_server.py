@@ -160,10 +160,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.connection.close()
                 raise OSError
-            case "crash":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "stop":
-                os.kill(os.getpid(), signal.SIGSTOP)
+            case "crash" | "stop":
+                os.kill(os.getpid(), signal.SIGKILL if fault == "crash" else signal.SIGSTOP)
+                return time.sleep(600)  # this thread may run on for a moment
             case "oom":
                 return self.answer({"error": {"message": "CUDA out of memory."}}, 500)
             case "unready":

@@ -44,7 +44,7 @@ def test_a_broken_device_is_left_and_comes_back(cluster: Cluster, tmp_path: Path
     assert record is not None
     eventually(lambda: (old.record or {})["gpu"].get("temperature_c") == 61, what="it is told")
     # it takes far longer than it takes to notice the fault, also on a busy machine
-    waiting = synthesize.delay("这是一段比较长的通知，请大家注意听。" * 24)
+    waiting = synthesize.delay("这是一段比较长的通知，请大家注意听。" * 16)
     eventually(lambda: (old.record or {})["job"], what="it has the job in hand")
     say(files[old.name], xids=[31, 79])
     faulty = eventually(lambda: (r := old.record) and r["fault"] and r, what="it is told")

@@ -163,7 +163,7 @@ def test_nothing_is_left_in_staging(cluster: Cluster) -> None:
 def test_a_batch_makes_way_for_online_work_between_two_segments(cluster: Cluster) -> None:
     """One worker: the caller does not wait for the end of the long text, which goes on there."""
     cluster.start("w1", **PACED | {"TTS_PACED_COST": "0.1"})
-    client.submit_batch([{"id": "long", "text": text(1200)}], id="b")
+    client.submit_batch([{"id": "long", "text": text(600)}], id="b")
     job = "b:1"
     has_come_to(job, 10)
     online = client.submit_job(SpeechRequest(text="你好。"))
