@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# More than cores: tests of real workers wait most of their time. Files go in the order of their
-# names, not those with the most tests first, which leaves the long ones of few tests for the end.
-TEST_JOBS ?= 4
+# More than cores: tests of real workers wait most of their time. Files go in the order that
+# tests/conftest.py says, not those with the most tests first, which leaves long ones for the end.
+TEST_JOBS ?= 5
 SEED ?= 7
 MINUTES ?= 60
 ROUNDS ?= 50
