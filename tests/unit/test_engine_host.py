@@ -83,7 +83,7 @@ def test_a_worker_is_ready_after_its_engine_has_spoken(
     said = world.said.get(timeout=30)
     assert (said["event"], said["fingerprint"]) == ("ready", "f")
     told = said["capabilities"]
-    assert (told["languages"], told["features"], told["model"]) == (("zh",), [], "probed")
+    assert (told["languages"], told["features"], told["model"]) == (("zh",), ["stream"], "probed")
     assert told["model_version"] == "1"
     assert world.engine.spoken == [PROBE_TEXT]
     assert world.host.wait(0).name == "probed (1)"

@@ -39,6 +39,8 @@ PROBE_TEXT = "你好。 Hello."
 #: What no plain name holds, and what none begins with; see `Requirements`.
 _NO_NAME = re.compile(r"[^A-Za-z0-9._:@+-]+")
 _NOT_FIRST = "._:@+-"
+#: Of every worker, whatever its engine says: who listens gets each segment as it is spoken.
+_OF_EVERY_WORKER = frozenset({"stream"})
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 #: From the loss of an engine while it loads to the end of its process: the next one begins anew
 #: with its back-off, and what is broken for good is not to be asked without a pause.
@@ -189,12 +191,12 @@ class EngineHost:
 def described(engine: Engine) -> dict[str, Any]:
     """Return the capabilities of a loaded engine as its worker advertises them.
 
-    The model's version as a name that a request may require.
+    The model's version as a name that a request may require; with what every worker does.
     """
     capabilities = engine.capabilities()
     version = _NO_NAME.sub("-", capabilities.model_version or engine.version)
     return asdict(capabilities) | {
-        "features": sorted(capabilities.features),
+        "features": sorted(capabilities.features | _OF_EVERY_WORKER),
         "model": capabilities.model or engine.name,
         "model_version": version.lstrip(_NOT_FIRST)[:MAX_NAME_CHARS],
     }

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEXT = "Please mind the gap."
-PORT = "http://127.0.0.1:{port}/v1"
+PORT, URL = "http://127.0.0.1:{port}/v1", "http://127.0.0.1:1/v1"
 
 
 @pytest.fixture
@@ -187,6 +187,14 @@ def test_a_recording_reaches_a_server_that_imitates(
     assert request["ref_audio"].startswith("data:audio/wav;base64,UklGR")
     assert request["ref_text"] == "你好"
     assert "voice" not in request
+
+
+def test_a_server_can_what_its_operator_says() -> None:
+    """Nothing but the model can tell whether the emotion of a recording is heard."""
+    told = {"speed": False, "clone": True}
+    assert OpenAIHttpEngine(settings(URL, **told)).capabilities().features == {"clone"}
+    moved = OpenAIHttpEngine(settings(URL, **told, emotion=True))
+    assert moved.capabilities().features == {"clone", "emotion"}
 
 
 def test_a_recording_may_be_the_default_voice(

@@ -26,12 +26,17 @@ def is_an_engine(suite: Suite) -> None:
 
 
 def capabilities_are_honest(suite: Suite) -> None:
-    """Speak each advertised language, audibly, as mono float32 within [-1, 1]."""
+    """Speak each advertised language, audibly, as mono float32 within [-1, 1].
+
+    An emotion is that of a recording: who has ``emotion`` has ``clone``.
+    """
     with suite.engine() as engine:
         capabilities = engine.capabilities()
         demand(capabilities.sample_rate_hz > 0, "the sample rate is not positive")
         unknown = capabilities.features - _FEATURES
         demand(not unknown, f"unknown features {sorted(unknown)}; known: {sorted(_FEATURES)}")
+        imitates = "clone" in capabilities.features or "emotion" not in capabilities.features
+        demand(imitates, "the feature 'emotion' is nothing without 'clone'")
         for text in suite.texts_for(engine):
             letters = sum(char.isalnum() for char in text)
             spoken = suite.whole(engine, text, OPTIONS)

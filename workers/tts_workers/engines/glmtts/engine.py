@@ -80,14 +80,14 @@ class GlmTtsEngine:
         return self._loaded.version if self._loaded else "not loaded"
 
     def capabilities(self) -> Capabilities:
-        """Mandarin and English; it clones, and says the pinyin of a lexicon, in either mode.
+        """Mandarin and English; it clones with the emotion, and says the pinyin of a lexicon.
 
         The model's version is a hash of the weights: that of the program is the engine's.
         """
         return Capabilities(
             languages=("zh", "en"),
             sample_rate_hz=self._settings.sample_rate_hz,
-            features=frozenset({"clone", "phoneme"}),
+            features=frozenset({"clone", "emotion", "phoneme"}),
             model_version=self._loaded.model_version if self._loaded else "",
         )
 

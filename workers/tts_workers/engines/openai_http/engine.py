@@ -91,7 +91,7 @@ class OpenAIHttpEngine:
     def capabilities(self) -> Capabilities:
         """Return what the settings say that the server can do, with which model, once loaded."""
         settings = self._settings
-        features = {"speed": settings.speed, "clone": settings.clone}
+        features = {"speed": settings.speed, "clone": settings.clone, "emotion": settings.emotion}
         return Capabilities(
             languages=settings.language_tags(),
             sample_rate_hz=settings.sample_rate_hz,
