@@ -391,6 +391,24 @@ class _MoodyEngine(_ToneEngine):
         return replace(super().capabilities(), features=frozenset({"emotion"}))
 
 
+class _BoastingEngine(_ToneEngine):
+    """Names a voice that it does not have."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), voices=("default", "caruso"))
+
+
+class _DefaultlessEngine(_ToneEngine):
+    """Keeps the voice quiet that every engine has."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), voices=("high",))
+
+    def encode_voice(self, reference: VoiceReference) -> EngineVoice:
+        is_high = reference.name == "high"
+        return super().encode_voice(VoiceReference() if is_high else reference)
+
+
 class _CredulousEngine(_CloningEngine):
     """Takes whatever it is handed for a voice."""
 
@@ -407,6 +425,8 @@ BROKEN_ENGINES: list[tuple[type[_ToneEngine], set[str]]] = [
     (_MuteEngine, {"capabilities_are_honest"}),
     (_ClippingEngine, {"capabilities_are_honest"}),
     (_MoodyEngine, {"capabilities_are_honest"}),
+    (_BoastingEngine, {"capabilities_are_honest"}),
+    (_DefaultlessEngine, {"capabilities_are_honest"}),
     (_RandomEngine, {"same_request_gives_same_samples"}),
     (_RememberingEngine, {"same_request_gives_same_samples", "order_does_not_matter"}),
     (_ForgetfulEngine, {"order_does_not_matter", "resume_at_every_segment_equals_the_whole"}),

@@ -167,6 +167,7 @@ def test_what_a_lexicon_says_reaches_the_model_as_phonemes(engine: GlmTtsEngine)
     )
     assert not np.array_equal(say(engine, segment.text), say(engine, "我们去重庆看吉艾鲁。"))
     assert engine.capabilities().features == {"clone", "emotion", "phoneme"}  # what is routed by
+    assert engine.capabilities().voices == ("default",)
 
 
 def test_a_lexicon_that_cannot_be_said_is_refused(engine: GlmTtsEngine) -> None:

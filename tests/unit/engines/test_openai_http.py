@@ -164,7 +164,7 @@ def test_voice_speed_seed_and_further_fields_reach_the_server(
 def test_a_request_finds_the_servers_model_by_its_name(
     server: SpeechServer, engines: list[OpenAIHttpEngine]
 ) -> None:
-    """Not by the engine's only; its version is the revision that the operator gives it."""
+    """Not by the engine's only; its version is what the operator says, its voices are its own."""
     engine = loaded(engines, server.url, revision="2026-11")
     offer = Offer.of_capabilities(described(engine), engine=engine.name)
     assert offer is not None
@@ -173,6 +173,9 @@ def test_a_request_finds_the_servers_model_by_its_name(
         assert offer.lacks(needs_of(SpeechRequest(text=TEXT, model=model))) == []
     (lack,) = offer.lacks(needs_of(SpeechRequest(text=TEXT, model="other")))
     assert lack.reason == "has the model tones"
+    for voice in ("default", "anna"):
+        assert offer.lacks(needs_of(SpeechRequest(text=TEXT, voice=voice))) == []
+    assert offer.lacks(needs_of(SpeechRequest(text=TEXT, voice="nobody")))
 
 
 def test_a_recording_reaches_a_server_that_imitates(

@@ -37,6 +37,8 @@ class Capabilities:
     deterministic: bool = True  #: same request, same bits, on any worker of the pool
     model: str = ""  #: what speaks, as a request's ``model`` names it; empty: the engine's name
     model_version: str = ""  #: of that model; empty: the engine's
+    #: names that `Engine.encode_voice` takes without a recording; empty: any may be known
+    voices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

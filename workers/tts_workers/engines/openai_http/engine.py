@@ -99,6 +99,7 @@ class OpenAIHttpEngine:
             deterministic=settings.deterministic,
             model=self._loaded.model if self._loaded else "",
             model_version=settings.revision,
+            voices=tuple(self._loaded.voices) if self._loaded else (),
         )
 
     def load(self, device: str) -> None:  # noqa: ARG002 - the server sees this process's devices
