@@ -31,6 +31,7 @@ from tts_tasks.requests import SpeechRequest
 from tts_workers.engine_host import described
 from tts_workers.engines.base import Segment, SpeakOptions, VoiceReference
 from tts_workers.engines.openai_http import OpenAIHttpEngine
+from tts_workers.engines.openai_http.ahead import LoopThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -419,6 +420,30 @@ def test_a_server_that_is_gone_or_hangs_is_replaced(
 
     engine.load("cpu")
     assert np.array_equal(speak(engine), expected())
+
+
+def test_a_request_that_does_not_end_keeps_no_server_alive(
+    engines: list[OpenAIHttpEngine], faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, beside what else there is to tell."""
+    close = LoopThread.close
+
+    def close_late(loop: LoopThread) -> None:
+        close(loop)
+        raise EngineError("it did not end")
+
+    monkeypatch.setattr(LoopThread, "close", close_late)
+    engine = owner(engines, faults)
+    family = processes_of(engine)
+    with pytest.raises(EngineError, match="it did not end"):
+        engine.close()
+    assert not any(_alive(p) for p in family)
+    engine.load("cpu")
+    faults.next("crash")
+    with pytest.raises(EngineLostError, match=r"ended.*; it did not end$"):
+        speak(engine)
+    with pytest.raises(EngineLoadError, match=r"not ready within.*; it did not end$"):
+        loaded(engines, URL, ready_s=0.01)
 
 
 def test_a_server_of_somebody_else_that_is_gone_is_attached_again(
