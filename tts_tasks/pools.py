@@ -36,6 +36,7 @@ class Needs:
     language: str = ""
     sample_rate_hz: int = 0  #: native: any other rate is made by resampling
     features: tuple[str, ...] = ()
+    voice: str = ""  #: one of an engine's own, by name
 
     def __str__(self) -> str:
         words = [f"{_WORDS[name]} {value}" for name, value in self._wanted() if value]
@@ -54,7 +55,9 @@ _WORDS: Final = {
     "model_version": "model version",
     "language": "language",
     "sample_rate_hz": "native sample rate",
+    "voice": "voice",
 }
+_SHOWN_VOICES: Final = 20
 
 
 def needs_of(request: SpeechRequest, *, has_sounds: bool = False) -> Needs:
@@ -64,7 +67,8 @@ def needs_of(request: SpeechRequest, *, has_sounds: bool = False) -> Needs:
     """
     required = request.requires
     features = set(required.features)
-    if request.prompt_audio is not None:
+    is_recorded = request.prompt_audio is not None
+    if is_recorded:
         features.add("clone")
     if request.speed != 1.0:
         features.add("speed")
@@ -78,6 +82,7 @@ def needs_of(request: SpeechRequest, *, has_sounds: bool = False) -> Needs:
         language=required.language or "",
         sample_rate_hz=required.sample_rate_hz or 0,
         features=tuple(sorted(features)),
+        voice="" if is_recorded or request.voice == DEFAULT_VOICE else request.voice,
     )
 
 
@@ -98,6 +103,7 @@ class Offer:
     languages: tuple[str, ...]  #: BCP 47 tags
     sample_rate_hz: int
     features: tuple[str, ...] = ()
+    voices: tuple[str, ...] = ()  #: that it has without a recording; empty: it has not said
     fingerprint: str = ""
 
     @classmethod
@@ -123,6 +129,7 @@ class Offer:
             languages=tuple(map(str, capabilities["languages"])),
             sample_rate_hz=int(capabilities.get("sample_rate_hz") or 0),
             features=tuple(sorted(map(str, capabilities.get("features") or ()))),
+            voices=tuple(map(str, capabilities.get("voices") or ())),
             fingerprint=fingerprint,
         )
 
@@ -130,8 +137,8 @@ class Offer:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote."""
         kept: dict[str, Any] = json.loads(text)
-        for name in ("languages", "features"):
-            kept[name] = tuple(kept[name])
+        for name in ("languages", "features", "voices"):
+            kept[name] = tuple(kept.get(name, ()))
         return cls(**kept)
 
     def to_json(self) -> str:
@@ -153,12 +160,19 @@ class Offer:
         if needs.sample_rate_hz not in (0, self.sample_rate_hz):
             reason = f"speaks at {self.sample_rate_hz} Hz"
             lacks.append(Lack("requires.sample_rate_hz", reason))
+        if needs.voice and self.voices and needs.voice not in self.voices:
+            lacks.append(Lack("voice", f"has the voices {_listed(self.voices)}"))
         missing = sorted(set(needs.features) - set(self.features))
         if missing:
             has = ", ".join(self.features) or "none"
             reason = f"lacks the feature {', '.join(missing)} (it has {has})"
             lacks.append(Lack("requires.features", reason))
         return lacks
+
+
+def _listed(voices: tuple[str, ...]) -> str:
+    more = len(voices) - _SHOWN_VOICES
+    return ", ".join(voices[:_SHOWN_VOICES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _speaks(wanted: str, tag: str) -> bool:

@@ -384,6 +384,31 @@ class _CloningEngine(_ToneEngine):
         return super().encode_voice(reference)
 
 
+class _MoodyEngine(_ToneEngine):
+    """Claims an emotion, of no recording."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), features=frozenset({"emotion"}))
+
+
+class _BoastingEngine(_ToneEngine):
+    """Names a voice that it does not have."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), voices=("default", "caruso"))
+
+
+class _DefaultlessEngine(_ToneEngine):
+    """Keeps the voice quiet that every engine has."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), voices=("high",))
+
+    def encode_voice(self, reference: VoiceReference) -> EngineVoice:
+        is_high = reference.name == "high"
+        return super().encode_voice(VoiceReference() if is_high else reference)
+
+
 class _CredulousEngine(_CloningEngine):
     """Takes whatever it is handed for a voice."""
 
@@ -399,6 +424,9 @@ BROKEN_ENGINES: list[tuple[type[_ToneEngine], set[str]]] = [
     (_WrongRateEngine, {"capabilities_are_honest"}),
     (_MuteEngine, {"capabilities_are_honest"}),
     (_ClippingEngine, {"capabilities_are_honest"}),
+    (_MoodyEngine, {"capabilities_are_honest"}),
+    (_BoastingEngine, {"capabilities_are_honest"}),
+    (_DefaultlessEngine, {"capabilities_are_honest"}),
     (_RandomEngine, {"same_request_gives_same_samples"}),
     (_RememberingEngine, {"same_request_gives_same_samples", "order_does_not_matter"}),
     (_ForgetfulEngine, {"order_does_not_matter", "resume_at_every_segment_equals_the_whole"}),

@@ -142,12 +142,30 @@ def test_a_lexicon_of_sounds_goes_to_phonemes(
 def test_a_named_voice_goes_where_voices_are_imitated(
     two_pools: Registry, sent: list[dict[str, Any]]
 ) -> None:
-    """By its recording; a name that the store does not know may be any engine's."""
+    """By its recording; a name that the store does not know may be that of any engine's voice."""
     two_pools.beat("e3", "en", capabilities=EN)
     client.voice_add("alice:happy", recording(), text="你好")
     synthesize.delay("hello", voice="alice:happy")
     synthesize.delay("hello", voice="bella")
     assert [message["queue"] for message in sent] == ["tts.online.zh.0", "tts.online.en.0"]
+
+
+def test_an_engines_own_voice_goes_where_it_is(
+    two_pools: Registry, sent: list[dict[str, Any]]
+) -> None:
+    """What nobody has is refused with what there is; what is in the store is a recording."""
+    for n in (1, 2):
+        two_pools.beat(f"z{n}", "zh", capabilities=ZH | {"voices": ["default", "anna"]})
+        two_pools.beat(f"e{n}", "en", capabilities=EN | {"voices": ["default", "bella"]})
+    client.voice_add("alice", recording(), text="你好")
+    for voice in ("bella", "anna", "alice"):
+        synthesize.delay("hello", voice=voice)
+    queues = ["tts.online.en.0", "tts.online.zh.0", "tts.online.zh.0"]
+    assert [message["queue"] for message in sent] == queues
+    with pytest.raises(NoPoolError, match=r"voice carol .* en has the voices default, bella"):
+        synthesize.delay("hello", voice="carol")
+    client.submit_batch([{"text": "a1", "voice": voice} for voice in ("bella", "anna")], id="b")
+    assert (pool_of("b"), rejected("b")) == ("en", {2: "voice"})
 
 
 def test_the_voices_of_a_pool_are_spread_over_its_lanes(

@@ -107,6 +107,7 @@ def test_a_voice_is_added_listed_and_shown(take: Path) -> None:
         ("alice", "", "text"),
         ("alice", "a\x07", "text"),
         ("alice", "x" * 4001, "text"),
+        ("alice", "你好世界" * 16, "text"),  # in 4 s
     ],
 )
 def test_a_bad_name_or_transcript_is_refused(take: Path, name: str, text: str, field: str) -> None:

@@ -18,7 +18,7 @@ from celery import group
 
 from tests.waiting import eventually
 from tts_tasks import app, client, synthesize
-from tts_tasks.errors import ConflictError, JobFailedError, RequestError
+from tts_tasks.errors import ConflictError, JobFailedError, NoPoolError, RequestError
 from tts_tasks.settings import get_settings
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ def test_plain_celery_ways_of_calling_work(cluster: Cluster) -> None:
     assert foreign.get(timeout=60)["format"] == "flac"
     three = group(synthesize.s(f"第{n}位") for n in (1, 2, 3)).apply_async()
     assert [r.get("state", "ok") for r in three.get(timeout=60)] == ["ok"] * 3
-    with pytest.raises(JobFailedError, match="voice"):
-        synthesize.delay("你好", voice="nobody").get(timeout=60)
+    with pytest.raises(JobFailedError, match="exists with other content"):
+        [synthesize.delay(text, output_name="one").get(timeout=60) for text in ("一", "二")]
+    with pytest.raises(NoPoolError, match="voice nobody"):
+        synthesize.delay("你好", voice="nobody")
     with pytest.raises(RequestError, match="text"):
         synthesize.delay("……")
 

@@ -141,7 +141,7 @@ def test_who_joins_leaves_and_changes_is_seen_at_once(cluster: Cluster) -> None:
     pools = {pool["pool"]: pool for pool in json.loads(status.stdout)["pools"]}
     assert (pools["en"]["languages"], pools["zh"]["features"]) == (
         ["en"],
-        ["clone", "phoneme", "speed"],
+        ["clone", "phoneme", "speed", "stream"],
     )
     joined.kill(signal.SIGTERM)
     joined.process.wait(60)

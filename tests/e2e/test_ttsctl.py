@@ -473,12 +473,26 @@ def test_say_without_a_file_says_where_the_sound_is() -> None:
     assert (record["state"], record["attempt"], record["error"]) == ("succeeded", 1, None)
 
 
-def test_say_nothing_is_refused() -> None:
-    """A text without anything to speak ends with 2 at the door, a failed job with 1."""
+def unsayable(folder: Path) -> tuple[str, ...]:
+    """Return a text that espeak refuses when it comes to it, with its options."""
+    file = folder / "clicks.jsonl"
+    file.write_text('{"phrase": "gif", "ipa": "ʘǃʘ"}', encoding="utf-8")
+    assert ttsctl("lexicon", "add", "clicks", str(file)).returncode == 0
+    return "gif", "--lexicon", "clicks"
+
+
+def test_say_nothing_is_refused(tmp_path: Path) -> None:
+    """A text without anything to speak ends with 2 at the door, a failed job with 1.
+
+    What nobody there can do, with 8.
+    """
     assert ttsctl("say", "……").returncode == 2
-    failed = ttsctl("say", "你好", "--voice", "nobody")
+    failed = ttsctl("say", *unsayable(tmp_path))
     assert failed.returncode == 1
-    assert "nobody" in failed.stderr
+    assert "ʘ" in failed.stderr
+    refused = ttsctl("say", "你好", "--voice", "nobody")
+    assert refused.returncode == 8
+    assert "voice nobody is asked for, and default has the voices en, f1" in refused.stderr
 
 
 # -- status, events -------------------------------------------------------------------------------
@@ -509,8 +523,9 @@ def test_status_on_a_terminal_is_a_table(terminal: Callable[..., Terminal]) -> N
         assert word in shown.screen
 
 
-def test_events_are_json_lines_and_can_be_followed() -> None:
+def test_events_are_json_lines_and_can_be_followed(tmp_path: Path) -> None:
     """`events -o jsonl` tells how the cluster came up; --follow tells what happens next."""
+    text = unsayable(tmp_path)
     past = events_of(ttsctl("events", "-o", "jsonl").stdout)
     assert {"worker.joined", "worker.ready", "lease.acquired"} <= {e["event"] for e in past}
     with subprocess.Popen(
@@ -519,12 +534,12 @@ def test_events_are_json_lines_and_can_be_followed() -> None:
         assert following.stdout is not None
         for _ in past:
             following.stdout.readline()
-        ttsctl("say", "你好", "--voice", "nobody-else")
+        ttsctl("say", *text)
         news = json.loads(following.stdout.readline())
         following.send_signal(signal.SIGINT)
         assert following.wait(30) == 130
     assert news["event"] == "job.failed"
-    assert "nobody-else" in news["reason"]
+    assert "lexicon" in news["reason"]
 
 
 def test_doctor_finds_a_working_cluster_healthy() -> None:

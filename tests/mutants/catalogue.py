@@ -1709,6 +1709,14 @@ MUTANTS = (
         POOLS,
     ),
     Mutant(
+        "any-pool-has-any-voice",
+        "routing",
+        "tts_tasks/pools.py",
+        "if needs.voice and self.voices and needs.voice not in self.voices:",
+        "if False:",
+        POOLS,
+    ),
+    Mutant(
         "lane-where-nobody-serves",
         "routing",
         "tts_tasks/pools.py",

@@ -12,7 +12,7 @@ import pytest
 from tts_tasks.errors import EngineLoadError, EngineLostError
 from tts_tasks.requests import Requirements
 from tts_workers import engine_host
-from tts_workers.engine_host import PROBE_TEXT, EngineHost, described
+from tts_workers.engine_host import MOST_VOICES, PROBE_TEXT, EngineHost, described
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
 from tts_workers.pace import Pace
 
@@ -83,7 +83,7 @@ def test_a_worker_is_ready_after_its_engine_has_spoken(
     said = world.said.get(timeout=30)
     assert (said["event"], said["fingerprint"]) == ("ready", "f")
     told = said["capabilities"]
-    assert (told["languages"], told["features"], told["model"]) == (("zh",), [], "probed")
+    assert (told["languages"], told["features"], told["model"]) == (("zh",), ["stream"], "probed")
     assert told["model_version"] == "1"
     assert world.engine.spoken == [PROBE_TEXT]
     assert world.host.wait(0).name == "probed (1)"
@@ -112,6 +112,22 @@ def test_a_request_can_require_the_version_that_is_advertised(
     told = described(engine)["model_version"]
     assert told == advertised
     assert Requirements(model_version=told).model_version == advertised
+
+
+def test_the_voices_of_an_engine_are_advertised_unless_there_are_too_many() -> None:
+    """In the order of numbers; a name that no request can have is not told."""
+    engine: Any = Engine(1)
+
+    def told(*voices: str) -> list[str]:
+        given = Capabilities(languages=("zh",), sample_rate_hz=8000, voices=voices)
+        engine.capabilities = lambda: given
+        names: list[str] = described(engine)["voices"]
+        return names
+
+    assert told() == []
+    assert told("default", "10", "9", "9", "x" * 129) == ["9", "10", "default"]
+    assert len(told(*map(str, range(MOST_VOICES)))) == MOST_VOICES
+    assert told(*map(str, range(MOST_VOICES + 1))) == []
 
 
 def test_the_probe_teaches_nothing_about_the_pace_of_jobs(

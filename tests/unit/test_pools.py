@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def pool(name: str, *offers: Offer, serving: int = 1, workers: int = 2) -> Pool:
 
 
 ZH = pool("zh", offer("zh", features=["clone"], model_version="1.2"), serving=2)
-EN = pool("en", offer("en", hz=32000, engine="kokoro", model="kokoro-82m"))
+EN = pool("en", offer("en", hz=32000, engine="kokoro", model="kokoro-82m", voices=["heart"]))
 LOADING = pool("new", serving=0)
 THERE = {one.name: one for one in (ZH, EN)}
 
@@ -71,6 +72,8 @@ def record(name: str, **fields: Any) -> WorkerRecord:
         ({"model": "kokoro-82m"}, Needs(model="kokoro-82m")),
         ({"prompt_audio": PIN, "prompt_text": "a"}, Needs(features=("clone",))),
         ({"requires": {"features": ["emotion", "emotion"]}}, Needs(features=("emotion",))),
+        ({"voice": "default"}, Needs()),
+        ({"voice": "af_heart"}, Needs(voice="af_heart")),
     ],
 )
 def test_needs_are_what_is_required_and_what_the_fields_call_for(
@@ -103,6 +106,30 @@ def test_languages_match_as_basic_filtering_says(wanted: str, has: str, fits: bo
     assert (offer(has).lacks(Needs(language=wanted)) == []) is fits
 
 
+@pytest.mark.parametrize(
+    ("wanted", "has", "fits"),
+    [
+        ("bella", ("bella", "default"), True),
+        ("Bella", ("bella", "default"), False),
+        ("bella", (), True),  # it has not said: the engine will
+        ("", ("default",), True),
+    ],
+)
+def test_a_voice_of_an_engine_is_looked_for_where_voices_are_told(
+    wanted: str, has: tuple[str, ...], fits: bool
+) -> None:
+    """An engine of thousands names none, and may have it."""
+    assert (offer("zh", voices=has).lacks(Needs(voice=wanted)) == []) is fits
+
+
+def test_of_many_voices_some_are_named() -> None:
+    """An error is to be read."""
+    has = tuple(f"v{number}" for number in range(30))
+    (lack,) = offer("zh", voices=has).lacks(Needs(voice="bella"))
+    assert lack.field == "voice"
+    assert lack.reason == f"has the voices {', '.join(has[:20])} and 10 more"
+
+
 # -- the choice -----------------------------------------------------------------------------------
 
 
@@ -115,6 +142,7 @@ def test_languages_match_as_basic_filtering_says(wanted: str, has: str, fits: bo
         (Needs(features=("clone",)), THERE, "en", "zh"),
         (Needs(sample_rate_hz=32000), THERE, "zh", "en"),
         (Needs(model="kokoro-82m"), THERE, "zh", "en"),
+        (Needs(voice="heart"), {"en": EN, "x": pool("x", offer("en", voices=["nova"]))}, "x", "en"),
         (Needs(model="glmtts"), THERE, "en", "zh"),
         (Needs(model_version="1.2", engine="glmtts"), THERE, "en", "zh"),
         (Needs(pool="en"), THERE, "zh", "en"),
@@ -177,6 +205,7 @@ def test_a_home_that_somebody_has_named_is_left_only_for_what_it_lacks(
         (Needs(model="gpt"), ["zh has the model glmtts", "en has the model kokoro-82m"]),
         (Needs(model_version="2"), ["zh has the model version 1.2", "of no known version"]),
         (Needs(engine="piper"), ["zh runs glmtts"]),
+        (Needs(voice="nova", language="en"), ["voice nova", "en has the voices heart"]),
     ],
 )
 def test_where_none_fits_it_is_said_what_each_lacks(needs: Needs, words: list[str]) -> None:
@@ -211,6 +240,7 @@ OFFERS = st.builds(
     hz=st.sampled_from([24000, 32000]),
     features=st.lists(st.sampled_from(["clone", "phoneme"])),
     model_version=st.sampled_from(["1", "2"]),
+    voices=st.sampled_from([(), ("default",), ("default", "bella")]),
 )
 POOLS = st.dictionaries(
     NAMES, st.tuples(st.lists(OFFERS, max_size=2), st.integers(0, 3)), max_size=4
@@ -222,6 +252,7 @@ NEEDS = st.builds(
     sample_rate_hz=st.sampled_from([0, 24000]),
     features=st.sampled_from([(), ("clone",), ("clone", "phoneme")]),
     model_version=st.sampled_from(["", "1"]),
+    voice=st.sampled_from(["", "bella"]),
 )
 
 
@@ -329,5 +360,8 @@ def test_a_line_is_held_to_what_its_batch_knows_of_the_pool() -> None:
 
 @given(OFFERS)
 def test_an_offer_is_kept_as_json(one: Offer) -> None:
-    """As a batch's head keeps it."""
+    """As a batch's head keeps it; in one that knew of no voices none are told."""
     assert Offer.from_json(one.to_json()) == one
+    before = json.loads(one.to_json())
+    del before["voices"]
+    assert Offer.from_json(json.dumps(before)) == replace(one, voices=())

@@ -19,6 +19,7 @@ from tts_tasks.voices.files import prepared, read_audio
 from tts_tasks.voices.names import named, pin_of
 from tts_tasks.voices.references import ReferenceStore
 from tts_tasks.voices.store import VoiceStore
+from tts_tasks.voices.transcripts import check_length
 from tts_tasks.voices.uses import users_of, wanted_audio
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def voice_add(
     """Make a recording the newest version of a voice (``NAME`` or ``NAME:STYLE``).
 
     ``text`` is what is said in it; ``consent`` says who agreed to its use. The same again changes
-    nothing. Raises `RequestError` for a recording that is no good, saying what was measured.
+    nothing. Raises `RequestError` for a recording that is no good, saying what was measured, and
+    for a text that cannot be said in it.
     """
     voice = _without_version(name)
     try:
@@ -44,6 +46,10 @@ def voice_add(
     except ValueError as error:
         raise RequestError("text", str(error)) from None
     reference = prepared(read_audio(audio))
+    try:
+        check_length(transcript, reference.checks.speech_s)
+    except ValueError as error:
+        raise RequestError("text", str(error)) from None
 
     def tell(made: VoiceVersion) -> None:
         event_log(get_settings()).emit(

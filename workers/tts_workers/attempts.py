@@ -62,7 +62,8 @@ def check_requirements(request: SpeechRequest, loaded: LoadedEngine) -> None:
     offer = Offer.of_capabilities(loaded.capabilities, engine=loaded.engine.name)
     if offer is None:
         return
-    needs = replace(needs_of(request), pool="", model="", features=request.requires.features)
+    features = request.requires.features
+    needs = replace(needs_of(request), pool="", model="", voice="", features=features)
     for lack in offer.lacks(needs):
         raise RequestError(lack.field, f"this pool {lack.reason}")
 

@@ -39,6 +39,10 @@ PROBE_TEXT = "你好。 Hello."
 #: What no plain name holds, and what none begins with; see `Requirements`.
 _NO_NAME = re.compile(r"[^A-Za-z0-9._:@+-]+")
 _NOT_FIRST = "._:@+-"
+#: Of an engine that has more of them no voice is advertised: what each heartbeat says is small.
+MOST_VOICES = 200
+#: Of every worker, whatever its engine says: who listens gets each segment as it is spoken.
+_OF_EVERY_WORKER = frozenset({"stream"})
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 #: From the loss of an engine while it loads to the end of its process: the next one begins anew
 #: with its back-off, and what is broken for good is not to be asked without a pause.
@@ -189,12 +193,16 @@ class EngineHost:
 def described(engine: Engine) -> dict[str, Any]:
     """Return the capabilities of a loaded engine as its worker advertises them.
 
-    The model's version as a name that a request may require.
+    The model's version as a name that a request may require; with what every worker does. Voices
+    in the order of numbers, those with short names first; none where there are too many.
     """
     capabilities = engine.capabilities()
     version = _NO_NAME.sub("-", capabilities.model_version or engine.version)
+    voices = {name for name in capabilities.voices if len(name) <= MAX_NAME_CHARS}
+    known = sorted(voices, key=lambda name: (len(name), name))
     return asdict(capabilities) | {
-        "features": sorted(capabilities.features),
+        "features": sorted(capabilities.features | _OF_EVERY_WORKER),
         "model": capabilities.model or engine.name,
         "model_version": version.lstrip(_NOT_FIRST)[:MAX_NAME_CHARS],
+        "voices": known if len(known) <= MOST_VOICES else [],
     }

@@ -158,6 +158,7 @@ def test_each_voice_speaks_and_variants_differ(engine: EspeakEngine) -> None:
     assert np.array_equal(spoken["en"], spoken["en-gb"])
     assert all(np.abs(samples).max() < 0.95 for samples in spoken.values())
     assert np.array_equal(_speak(engine, MANDARIN, "f1"), spoken["zh+f1"])
+    assert {*names, "default", *variants, "default+f1"} < set(engine.capabilities().voices)
 
 
 @pytest.mark.parametrize("name", ["alice", "zh+nobody", "zh+", "+f1", "fr", "f1+zh", "../zh", ""])

@@ -166,7 +166,8 @@ def test_what_a_lexicon_says_reaches_the_model_as_phonemes(engine: GlmTtsEngine)
         say(engine, segment.text), say(engine, "我们去<|CH|><|ONG2|><|Q|><|ING4|>看吉艾鲁。")
     )
     assert not np.array_equal(say(engine, segment.text), say(engine, "我们去重庆看吉艾鲁。"))
-    assert "phoneme" in engine.capabilities().features  # else it would be refused at the door
+    assert engine.capabilities().features == {"clone", "emotion", "phoneme"}  # what is routed by
+    assert engine.capabilities().voices == ("default",)
 
 
 def test_a_lexicon_that_cannot_be_said_is_refused(engine: GlmTtsEngine) -> None:

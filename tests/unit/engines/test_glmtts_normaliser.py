@@ -16,6 +16,7 @@ from tests.glmtts_double import DOUBLE, copy_of_the_double, double_engine
 from tests.waiting import eventually
 from tts_tasks.errors import EngineLoadError
 from tts_workers.engines.glmtts import __main__ as prepare
+from tts_workers.engines.glmtts import normaliser_cache
 from tts_workers.engines.glmtts.normaliser_cache import cached
 
 if TYPE_CHECKING:
@@ -124,6 +125,21 @@ def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(EngineLoadError, match=r"grammars could not be built.*6\.8 GB"):
         load(tmp_path / "cache", home)
     assert built(tmp_path / "cache") == []
+
+
+def test_a_build_that_takes_too_long_is_ended_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the folder and what to do; the next one begins anew."""
+    monkeypatch.setenv("GLMTTS_DOUBLE_GRAMMARS_S", "60")
+    monkeypatch.setattr(normaliser_cache, "_LONGEST_BUILD_S", 0.1)
+    make = cached(Normalizer, tmp_path, DOUBLE)
+    with pytest.raises(EngineLoadError, match=r"normaliser-\w+ was not done within 0\.1 s.*copy"):
+        make(remove_erhua=False)
+    assert list(tmp_path.glob("normaliser-*/")) == [*tmp_path.glob("normaliser-*.building/")]
+    monkeypatch.undo()
+    assert make(remove_erhua=False)
+    assert len(built(tmp_path)) == 1
 
 
 def test_a_machine_can_be_prepared_without_weights_being_loaded(

@@ -31,6 +31,7 @@ from tts_tasks.requests import SpeechRequest
 from tts_workers.engine_host import described
 from tts_workers.engines.base import Segment, SpeakOptions, VoiceReference
 from tts_workers.engines.openai_http import OpenAIHttpEngine
+from tts_workers.engines.openai_http.ahead import LoopThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEXT = "Please mind the gap."
-PORT = "http://127.0.0.1:{port}/v1"
+PORT, URL = "http://127.0.0.1:{port}/v1", "http://127.0.0.1:1/v1"
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_voice_speed_seed_and_further_fields_reach_the_server(
 def test_a_request_finds_the_servers_model_by_its_name(
     server: SpeechServer, engines: list[OpenAIHttpEngine]
 ) -> None:
-    """Not by the engine's only; its version is the revision that the operator gives it."""
+    """Not by the engine's only; its version is what the operator says, its voices are its own."""
     engine = loaded(engines, server.url, revision="2026-11")
     offer = Offer.of_capabilities(described(engine), engine=engine.name)
     assert offer is not None
@@ -173,6 +174,9 @@ def test_a_request_finds_the_servers_model_by_its_name(
         assert offer.lacks(needs_of(SpeechRequest(text=TEXT, model=model))) == []
     (lack,) = offer.lacks(needs_of(SpeechRequest(text=TEXT, model="other")))
     assert lack.reason == "has the model tones"
+    for voice in ("default", "anna"):
+        assert offer.lacks(needs_of(SpeechRequest(text=TEXT, voice=voice))) == []
+    assert offer.lacks(needs_of(SpeechRequest(text=TEXT, voice="nobody")))
 
 
 def test_a_recording_reaches_a_server_that_imitates(
@@ -187,6 +191,14 @@ def test_a_recording_reaches_a_server_that_imitates(
     assert request["ref_audio"].startswith("data:audio/wav;base64,UklGR")
     assert request["ref_text"] == "你好"
     assert "voice" not in request
+
+
+def test_a_server_can_what_its_operator_says() -> None:
+    """Nothing but the model can tell whether the emotion of a recording is heard."""
+    told = {"speed": False, "clone": True}
+    assert OpenAIHttpEngine(settings(URL, **told)).capabilities().features == {"clone"}
+    moved = OpenAIHttpEngine(settings(URL, **told, emotion=True))
+    assert moved.capabilities().features == {"clone", "emotion"}
 
 
 def test_a_recording_may_be_the_default_voice(
@@ -408,6 +420,30 @@ def test_a_server_that_is_gone_or_hangs_is_replaced(
 
     engine.load("cpu")
     assert np.array_equal(speak(engine), expected())
+
+
+def test_a_request_that_does_not_end_keeps_no_server_alive(
+    engines: list[OpenAIHttpEngine], faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, beside what else there is to tell."""
+    close = LoopThread.close
+
+    def close_late(loop: LoopThread) -> None:
+        close(loop)
+        raise EngineError("it did not end")
+
+    monkeypatch.setattr(LoopThread, "close", close_late)
+    engine = owner(engines, faults)
+    family = processes_of(engine)
+    with pytest.raises(EngineError, match="it did not end"):
+        engine.close()
+    assert not any(_alive(p) for p in family)
+    engine.load("cpu")
+    faults.next("crash")
+    with pytest.raises(EngineLostError, match=r"ended.*; it did not end$"):
+        speak(engine)
+    with pytest.raises(EngineLoadError, match=r"not ready within.*; it did not end$"):
+        loaded(engines, URL, ready_s=0.01)
 
 
 def test_a_server_of_somebody_else_that_is_gone_is_attached_again(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tts_tasks.errors import EngineError
+from tts_workers.engines.openai_http import ahead
 from tts_workers.engines.openai_http.ahead import CallsAhead, LoopThread
 from tts_workers.engines.openai_http.client import Answer, SpeechCall
 from tts_workers.engines.openai_http.sound import Expected
@@ -140,8 +144,6 @@ def test_an_answer_always_belongs_to_its_text(seed: int) -> None:
 
 def test_a_closed_loop_takes_nothing_more() -> None:
     """What was under way is cut off, and what comes later is refused; twice is once."""
-    import asyncio
-
     loop = LoopThread()
     future = loop.submit(asyncio.sleep(600))
     loop.close()
@@ -149,3 +151,24 @@ def test_a_closed_loop_takes_nothing_more() -> None:
     assert future.cancelled()
     with pytest.raises(EngineError, match="closed"):
         loop.result(asyncio.sleep(0))
+
+
+def test_what_does_not_let_itself_be_cancelled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to do; whoever waits for it waits no longer, and twice is once."""
+    monkeypatch.setattr(ahead, "_ENDS_WITHIN_S", 0.05)
+    begun = threading.Event()
+
+    async def stubborn() -> None:
+        begun.set()
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(600)
+
+    loop = LoopThread()
+    future = loop.submit(stubborn())
+    assert begun.wait(30)
+    with pytest.raises(EngineError, match=r"did not end within 0\.05 s .* restart the worker"):
+        loop.close()
+    assert future.cancelled()
+    assert not loop._thread.is_alive()
+    loop.close()

@@ -30,6 +30,7 @@ URL = "http://127.0.0.1:8091"
         ({"URL": URL, "RESPONSE_FORMAT": "mp3"}, "RESPONSE_FORMAT: "),
         ({"URL": URL, "CONCURRENCY": "0"}, "CONCURRENCY: "),
         ({"URL": URL, "VOICE_AUDIO": "x.wav"}, "VOICE_AUDIO: needs TTS_OPENAI_HTTP_CLONE=1"),
+        ({"URL": URL, "EMOTION": "1"}, "EMOTION: needs TTS_OPENAI_HTTP_CLONE=1"),
     ],
 )
 def test_a_wrong_setting_is_named(

@@ -82,7 +82,10 @@ def test_speakers_are_numbers_or_names(model: Path) -> None:
     with pytest.raises(RequestError, match="no speaker '3'; there is default, 0, 1, 2"):
         speak(engine, voice="3")
 
+    assert engine.capabilities().voices == ("default", "0", "1", "2")
+
     named = loaded(model, noise=0.0, speakers="anna=2,bob=1")
+    assert named.capabilities().voices == ("default", "anna", "bob")
     assert np.array_equal(speak(named, voice="anna"), speak(engine, voice="2"))
     assert np.array_equal(speak(named), speak(engine, voice="2"))
     with pytest.raises(EngineLoadError, match=r"SPEAKERS: eve=7, .* are 0 to 2"):

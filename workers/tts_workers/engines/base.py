@@ -32,10 +32,13 @@ class Capabilities:
 
     languages: tuple[str, ...]  #: BCP 47 tags, e.g. ``("zh", "en")``
     sample_rate_hz: int  #: native rate of what `Engine.speak` returns
-    features: frozenset[str] = frozenset()  #: of ``clone, emotion, phoneme, stream, speed``
+    #: of ``clone, emotion, phoneme, speed``; ``stream`` is added for every worker
+    features: frozenset[str] = frozenset()
     deterministic: bool = True  #: same request, same bits, on any worker of the pool
     model: str = ""  #: what speaks, as a request's ``model`` names it; empty: the engine's name
     model_version: str = ""  #: of that model; empty: the engine's
+    #: names that `Engine.encode_voice` takes without a recording; empty: any may be known
+    voices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

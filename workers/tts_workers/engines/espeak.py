@@ -43,6 +43,7 @@ _VARIANTS: Final = (
     "whisper",
     "whisperf",
 )
+_PLAIN_VOICES: Final = ("default", *_LANGUAGES)
 _NATURAL_RATE_WPM: Final = 175
 _SPEED_RANGE: Final = (0.25, 4.0)
 #: Samples below this are silence: -60 dBFS.
@@ -109,6 +110,11 @@ class EspeakEngine:
             sample_rate_hz=self._loaded()[0].sample_rate_hz,
             features=frozenset({"speed", "phoneme"}),
             deterministic=True,
+            voices=(
+                *_PLAIN_VOICES,
+                *_VARIANTS,
+                *(f"{plain}+{variant}" for plain in _PLAIN_VOICES for variant in _VARIANTS),
+            ),
         )
 
     def load(self, device: str) -> None:  # noqa: ARG002 - it runs on the CPU of any device

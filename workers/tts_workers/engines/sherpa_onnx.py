@@ -93,6 +93,7 @@ class SherpaOnnxEngine:
             deterministic=loaded.deterministic,
             model=Path(self._settings.model).name,
             model_version=loaded.files_sha256[:12],
+            voices=tuple(loaded.speakers),
         )
 
     def load(self, device: str) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tts_workers.engines.base import Engine
-from tts_workers.testing.suite import OPTIONS, check_samples, demand
+from tts_tasks.errors import RequestError
+from tts_tasks.voices.names import DEFAULT_VOICE
+from tts_workers.engines.base import Engine, VoiceReference
+from tts_workers.testing.suite import OPTIONS, ContractViolation, check_samples, demand
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tts_workers.testing.suite import Suite
 
 _FEATURES: Final = frozenset({"clone", "emotion", "phoneme", "stream", "speed"})
@@ -26,12 +30,19 @@ def is_an_engine(suite: Suite) -> None:
 
 
 def capabilities_are_honest(suite: Suite) -> None:
-    """Speak each advertised language, audibly, as mono float32 within [-1, 1]."""
+    """Speak each advertised language, audibly, as mono float32 within [-1, 1].
+
+    An emotion is that of a recording: who has ``emotion`` has ``clone``. Voices that it names are
+    there, and ``default`` is among them.
+    """
     with suite.engine() as engine:
         capabilities = engine.capabilities()
         demand(capabilities.sample_rate_hz > 0, "the sample rate is not positive")
         unknown = capabilities.features - _FEATURES
         demand(not unknown, f"unknown features {sorted(unknown)}; known: {sorted(_FEATURES)}")
+        imitates = "clone" in capabilities.features or "emotion" not in capabilities.features
+        demand(imitates, "the feature 'emotion' is nothing without 'clone'")
+        _check_voices(engine, capabilities.voices)
         for text in suite.texts_for(engine):
             letters = sum(char.isalnum() for char in text)
             spoken = suite.whole(engine, text, OPTIONS)
@@ -41,6 +52,15 @@ def capabilities_are_honest(suite: Suite) -> None:
             # From 2 to 50 letters a second: a wrong sample rate or a cut text falls outside.
             plausible = letters / 50 <= seconds <= letters / 2
             demand(plausible, f"{letters} letters took {seconds:.2f} s of audio")
+
+
+def _check_voices(engine: Engine, names: Sequence[str]) -> None:
+    demand(not names or DEFAULT_VOICE in names, f"{DEFAULT_VOICE!r} is missing among its voices")
+    for name in names:
+        try:
+            engine.encode_voice(VoiceReference(name))
+        except RequestError as error:
+            raise ContractViolation(f"it names the voice {name!r}, and {error}") from error
 
 
 def fingerprint_is_stable(suite: Suite) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tts_tasks.errors import EngineError, EngineLoadError, RequestError
+from tts_tasks.voices.names import DEFAULT_VOICE
 from tts_workers.engines.base import Capabilities, EngineVoice, Spoken
 from tts_workers.engines.glmtts import identity, normaliser_cache, voices
 from tts_workers.engines.glmtts.checkout import Checkout
@@ -80,15 +81,16 @@ class GlmTtsEngine:
         return self._loaded.version if self._loaded else "not loaded"
 
     def capabilities(self) -> Capabilities:
-        """Mandarin and English; it clones, and says the pinyin of a lexicon, in either mode.
+        """Mandarin and English; it clones with the emotion, and says the pinyin of a lexicon.
 
         The model's version is a hash of the weights: that of the program is the engine's.
         """
         return Capabilities(
             languages=("zh", "en"),
             sample_rate_hz=self._settings.sample_rate_hz,
-            features=frozenset({"clone", "phoneme"}),
+            features=frozenset({"clone", "emotion", "phoneme"}),
             model_version=self._loaded.model_version if self._loaded else "",
+            voices=(DEFAULT_VOICE,),
         )
 
     def load(self, device: str) -> None:
@@ -117,7 +119,7 @@ class GlmTtsEngine:
         loaded = self._need_loaded()
         if reference.prompt_audio is not None:
             prompt = read_prompt(reference.prompt_audio, reference.prompt_text)
-        elif reference.name == "default":
+        elif reference.name == DEFAULT_VOICE:
             prompt = loaded.default_prompt
         else:
             raise RequestError(

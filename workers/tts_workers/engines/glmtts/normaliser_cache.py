@@ -76,15 +76,7 @@ def _build_once(
         half_built = folder.with_suffix(".building")
         shutil.rmtree(half_built, ignore_errors=True)
         what = {"module": normaliser.__module__, "options": options, "folder": str(half_built)}
-        done = subprocess.run(
-            # -P: not the working directory, which is the checkout's
-            [sys.executable, "-P", "-m", __name__, json.dumps(what)],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([*_import_path(), str(home)])},
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=_LONGEST_BUILD_S,
-        )
+        done = _built(json.dumps(what), home, folder)
         if done.returncode != 0:
             said = (done.stderr.strip().splitlines() or ["not a word"])[-1][:_SAID_CHARS]
             raise EngineLoadError(
@@ -92,6 +84,26 @@ def _build_once(
                 f" exit status {done.returncode}, {said}"
             )
         half_built.rename(folder)
+
+
+def _built(what: str, home: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            # -P: not the working directory, which is the checkout's
+            [sys.executable, "-P", "-m", __name__, what],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([*_import_path(), str(home)])},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST_BUILD_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineLoadError(
+            f"the text normaliser's grammars could not be built: {folder} was not done within"
+            f" {_LONGEST_BUILD_S:g} s, where half a minute is usual. Is the machine short of memory"
+            " (it takes 7 GB)? Build them elsewhere (python -m tts_workers.engines.glmtts), and"
+            f" copy {folder.parent}"
+        ) from None
 
 
 def _import_path() -> list[str]:

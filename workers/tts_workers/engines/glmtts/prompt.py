@@ -10,8 +10,9 @@ import numpy as np
 import soundfile
 
 from tts_tasks.errors import RequestError
+from tts_tasks.voices.transcripts import check_length
 from tts_workers.engines.glmtts.text_guard import without_phonemes
-from tts_workers.text import normalise, speech_units
+from tts_workers.text import normalise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,8 +25,6 @@ _HIGHEST_RATE_HZ: Final = 192_000
 _MOST_CHANNELS: Final = 8
 _MOST_BYTES: Final = 32 * 1024 * 1024
 _SILENCE_PEAK: Final = 0.01  #: -40 dBFS
-#: Nobody says more in a second: the text is not that of the recording.
-_MOST_UNITS_PER_S: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,10 @@ def read_prompt(audio: bytes, text: str | None) -> Prompt:
         )
     if float(np.abs(samples).max()) < _SILENCE_PEAK:
         raise RequestError("prompt_audio", "is silent: nobody can be heard in it")
-    if speech_units(line) > _MOST_UNITS_PER_S * duration_s:
-        raise RequestError(
-            "prompt_text",
-            f"is too long for a recording of {duration_s:.1f} s: it must be what is said in it,"
-            " and no more",
-        )
+    try:
+        check_length(line, duration_s)
+    except ValueError as error:
+        raise RequestError("prompt_text", str(error)) from None
     return Prompt(samples, rate_hz, line)
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
 
 from tts_tasks.errors import EngineError
 
@@ -30,6 +31,7 @@ class LoopThread:
             target=self._loop.run_forever, name="speech-client", daemon=True
         )
         self._thread.start()
+        self._begun: WeakSet[Future[Any]] = WeakSet()
         self._closing = threading.Lock()
         self._closed = False
 
@@ -39,23 +41,41 @@ class LoopThread:
             if self._closed:
                 work.close()
                 raise EngineError("openai_http was closed")
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._begun.add(future)
+            return future
 
     def result(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something and return its result; raises `EngineError` if it is cut off by `close`."""
         return result_of(self.submit(work))
 
     def close(self) -> None:
-        """Cancel whatever is under way."""
+        """Cancel whatever is under way; raises `EngineError` if something does not end.
+
+        Whoever waits for it is told even then, and the thread ends as soon as it can.
+        """
         with self._closing:
             if self._closed:
                 return
             self._closed = True
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(_ENDS_WITHIN_S)
+        cancelling = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
+        ended = True
+        try:
+            cancelling.result(_ENDS_WITHIN_S)
+        except TimeoutError:
+            ended = False
+            for future in self._begun:
+                future.cancel()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_ENDS_WITHIN_S)
         if not self._thread.is_alive():
             self._loop.close()
+        if not ended:
+            raise EngineError(
+                "openai_http: what was asked of the speech server did not end within"
+                f" {_ENDS_WITHIN_S:g} s of being cancelled, and was left alone: restart the worker"
+                " if this happens again, and the server if it is busy with it"
+            )
 
 
 async def _cancel_all() -> None:

@@ -91,7 +91,7 @@ class OpenAIHttpEngine:
     def capabilities(self) -> Capabilities:
         """Return what the settings say that the server can do, with which model, once loaded."""
         settings = self._settings
-        features = {"speed": settings.speed, "clone": settings.clone}
+        features = {"speed": settings.speed, "clone": settings.clone, "emotion": settings.emotion}
         return Capabilities(
             languages=settings.language_tags(),
             sample_rate_hz=settings.sample_rate_hz,
@@ -99,6 +99,7 @@ class OpenAIHttpEngine:
             deterministic=settings.deterministic,
             model=self._loaded.model if self._loaded else "",
             model_version=settings.revision,
+            voices=tuple(self._loaded.voices) if self._loaded else (),
         )
 
     def load(self, device: str) -> None:  # noqa: ARG002 - the server sees this process's devices
@@ -119,10 +120,10 @@ class OpenAIHttpEngine:
             model = settings.model or loop.result(client.model())
             voices = self._voices(loop.result(client.voices()), own_voice, base_url)
         except EngineError as error:
-            self.close()
-            if isinstance(error, EngineLoadError):
+            left = self._left_behind(at_once=False)
+            if isinstance(error, EngineLoadError) and not left:
                 raise
-            raise EngineLoadError(str(error)) from error
+            raise EngineLoadError(f"{error}{left}") from error
 
         def begin(call: SpeechCall) -> Any:
             return loop.submit(client.speech(call))
@@ -220,9 +221,19 @@ class OpenAIHttpEngine:
         if loading is None:
             return
         loop, server = loading
-        loop.close()
-        if server is not None:
-            server.close(at_once=at_once)
+        try:
+            loop.close()
+        finally:
+            if server is not None:
+                server.close(at_once=at_once)
+
+    def _left_behind(self, *, at_once: bool) -> str:
+        """End it where there is an error to tell already; returns what to add to that."""
+        try:
+            self._end(at_once=at_once)
+        except EngineError as error:
+            return f"; {error}"
+        return ""
 
     def _blame(self, loaded: _Loaded, error: ServerError) -> NoReturn:
         """Find out whether the server is gone; raises `EngineLostError`, or what happened."""
@@ -243,8 +254,8 @@ class OpenAIHttpEngine:
     def _lose(self, server: ServerProcess | None, reason: str, error: Exception) -> NoReturn:
         words = server.last_words() if server else ""
         self._is_lost = True
-        self._end(at_once=True)
-        raise EngineLostError(f"{reason}{words}") from error
+        left = self._left_behind(at_once=True)
+        raise EngineLostError(f"{reason}{words}{left}") from error
 
     def _need_loaded(self) -> _Loaded:
         if self._loaded is None:

@@ -34,6 +34,7 @@ class OpenAIHttpSettings(BaseSettings):
     stream: bool = True  #: ask for the sound as it is made
     speed: bool = True  #: the server obeys ``speed``
     clone: bool = False  #: the server takes ``ref_audio`` and ``ref_text``
+    emotion: bool = False  #: what it imitates has the emotion of the recording
     seed: bool = False  #: the server takes ``seed``
     deterministic: bool = False  #: the same request gives the same bits
     extra_fields: str = ""  #: of each request, as a JSON object
@@ -113,6 +114,8 @@ class OpenAIHttpSettings(BaseSettings):
             )
         if PORT in self.url and PORT not in self.command:
             raise ValueError("TTS_OPENAI_HTTP_COMMAND: must hold {port}, as the URL does")
+        if self.emotion and not self.clone:
+            raise ValueError("TTS_OPENAI_HTTP_EMOTION: needs TTS_OPENAI_HTTP_CLONE=1")
         if self.voice_audio and not self.clone:
             raise ValueError("TTS_OPENAI_HTTP_VOICE_AUDIO: needs TTS_OPENAI_HTTP_CLONE=1")
         return self
