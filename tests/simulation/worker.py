@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from tests.simulation.world import World
-    from tts_workers.agent import Role
+    from tts_workers.leadership import Role
 
 #: What a client of the ledger waits for an answer; shorter than in production, which changes no
 #: order of events but ends runs sooner.
@@ -245,14 +245,7 @@ class Worker:
             self._told.clear()
             role, child = self.role, self.child
             if role is not None and child is not None:
-                lease = str(role.leadership.lease) if role.leadership else None
-                child.to_child.send(
-                    {
-                        "serving": role.serving,
-                        "lease": lease,
-                        "others_ready": role.others_ready,
-                    }
-                )
+                child.to_child.send(role.as_message())
 
     def _pool(self) -> None:
         """Keep one child alive, as Celery's pool does."""

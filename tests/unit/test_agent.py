@@ -12,8 +12,9 @@ from tts_tasks.coordination.base import Lease, WorkerRecord
 from tts_tasks.errors import UnavailableError
 from tts_tasks.settings import Settings
 from tts_tasks.testing import FakeClock, MemoryCoordinator
-from tts_workers.agent import Agent, Role
+from tts_workers.agent import Agent
 from tts_workers.gpu_health import Verdict
+from tts_workers.leadership import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
