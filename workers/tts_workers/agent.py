@@ -116,7 +116,6 @@ class Agent:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._store_answered = True
-        self.store_failures = 0  #: requests that the store did not answer
         bodies: dict[str, Callable[[], None]] = {
             "tts-agent": self._run,
             "tts-renewal": partial(
@@ -280,7 +279,6 @@ class Agent:
         self._events.flush()
 
     def _note_store_failure(self, error: TTSError) -> None:
-        self.store_failures += 1
         if self._store_answered:
             logger.warning("the store does not answer: %s", error)
             if (leads := self.leadership) is not None:
