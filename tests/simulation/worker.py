@@ -31,6 +31,7 @@ from tts_workers.leadership import BelievedLease
 from tts_workers.pace import Pace
 from tts_workers.recovery import Recovery
 from tts_workers.step_budgets import StepBudgets
+from tts_workers.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -295,12 +296,11 @@ class Worker:
                 storage_url="memory:",
                 lane_key=settings.lane_key,
             )
-            parts: Any = (host, child.lease, link, settings, self.id)
-            runner = JobRunner(*parts)
-            batch_runner = BatchRunner(*parts, runner.events)
+            bench = Workbench.of(host, child.lease, link, settings, self.id)  # type: ignore[arg-type]
+            runner, batch_runner = JobRunner(bench), BatchRunner(bench)
         process.at_death += [to_parent.close, self._child_wake.set]
         world.runtime.spawn(process, _pulse, link, budgets, settings.heartbeat_s / 2, name="pulse")
-        owed = (runner.events, batch_runner, settings.heartbeat_s)
+        owed = (bench.events, batch_runner, settings.heartbeat_s)
         world.runtime.spawn(process, _settle, *owed, name="settle")
         world.runtime.spawn(process, host.start, name="host")
         world.runtime.spawn(process, self._run_jobs, child, runner, batch_runner, name="jobs")
