@@ -16,7 +16,6 @@ from tests.waiting import eventually
 from tts_tasks import client
 from tts_tasks.coordination.base import Lease
 from tts_tasks.errors import EngineLoadError, UnavailableError
-from tts_tasks.events import EventLog
 from tts_tasks.ledger import BatchBook
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import open_storage
@@ -26,6 +25,7 @@ from tts_workers.batch_runner import BatchRunner
 from tts_workers.engine_host import LoadedEngine
 from tts_workers.leadership import BelievedLease
 from tts_workers.pace import Pace
+from tts_workers.workbench import Workbench
 
 if TYPE_CHECKING:
     import redis
@@ -52,8 +52,7 @@ class World:
     def __post_init__(self) -> None:
         self.tell(serving=True)
         parts: Any = (self, self.believed, self)
-        events = EventLog(self.redis)
-        self.runner = BatchRunner(*parts, get_settings(), ME, events)
+        self.runner = BatchRunner(Workbench.of(*parts, get_settings(), ME))
 
     def wait(self, _: float) -> LoadedEngine:
         if self.loads:

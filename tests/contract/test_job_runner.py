@@ -27,6 +27,7 @@ from tts_workers.job_runner import JobRunner
 from tts_workers.leadership import BelievedLease
 from tts_workers.link import nonce_prefix
 from tts_workers.pace import Pace
+from tts_workers.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +131,7 @@ class World:
         pace = Pace(lambda _: None, floor_s=1, factor=5, unknown_s=60)
         host: Any = SimpleNamespace(wait=lambda _: loaded, pace=pace, lost=self.lost.append)
         link: Any = SimpleNamespace(say=self.said.append, show=self.show, pid=CHILD)
-        runner = JobRunner(host, self.believed, link, get_settings(), ME)
+        runner = JobRunner(Workbench.of(host, self.believed, link, get_settings(), ME))
         task: Any = SimpleNamespace(request=SimpleNamespace(id=job_id))
         return runner(task, job_id, given)
 

@@ -183,8 +183,7 @@ def test_lines_are_written_in_chunks_and_read_back(storage: Storage, count: int)
     assert [len(lines) for _, lines in chunks.seen[:-1]] == [CHUNK_LINES] * (summary.chunks - 1)
     assert summary == Summary(-(-count // CHUNK_LINES), count, count - count // 10, count // 10)
     assert manifest.summary() == summary
-    assert manifest.has_chunk(summary.chunks) is (count > 0)
-    assert not manifest.has_chunk(summary.chunks + 1)
+    assert [line for number in chunks.numbers for line in manifest.chunk(number)] == chunks.lines
     with pytest.raises(NotFoundError, match=f"manifest/{summary.chunks + 1:08d}"):
         manifest.chunk(summary.chunks + 1)
     assert list(storage.list()) == []  # nothing of it is among the artifacts
@@ -284,7 +283,9 @@ def test_a_write_that_died_is_resumed(open_again: Callable[[], Storage]) -> None
         Manifest(open_again(), "b").write(_lines(1600), die)
     manifest = Manifest(open_again(), "b")
     assert manifest.summary() is None
-    assert [manifest.has_chunk(number) for number in (1, 2, 4)] == [True, True, False]
+    assert [len(manifest.chunk(number)) for number in (1, 2)] == [CHUNK_LINES, CHUNK_LINES]
+    with pytest.raises(NotFoundError):
+        manifest.chunk(4)
 
     summary, chunks = _write(manifest, _lines(1600))
     assert chunks.numbers == [1, 2, 3, 4]
@@ -302,7 +303,7 @@ def test_a_source_that_fails_leaves_a_manifest_that_is_not_complete(storage: Sto
     manifest = Manifest(storage, "b")
     with pytest.raises(RequestError):
         manifest.write(lines(), lambda *_: None)
-    assert manifest.has_chunk(1)
+    assert len(manifest.chunk(1)) == CHUNK_LINES
     assert manifest.summary() is None
 
 

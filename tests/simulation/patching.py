@@ -55,6 +55,7 @@ _MODULES = [
         "shift_stages",
         "step_budgets",
         "watchdog",
+        "workbench",
     )
 ]
 

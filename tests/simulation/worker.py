@@ -31,12 +31,13 @@ from tts_workers.leadership import BelievedLease
 from tts_workers.pace import Pace
 from tts_workers.recovery import Recovery
 from tts_workers.step_budgets import StepBudgets
+from tts_workers.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from tests.simulation.world import World
-    from tts_workers.agent import Role
+    from tts_workers.leadership import Role
 
 #: What a client of the ledger waits for an answer; shorter than in production, which changes no
 #: order of events but ends runs sooner.
@@ -245,14 +246,7 @@ class Worker:
             self._told.clear()
             role, child = self.role, self.child
             if role is not None and child is not None:
-                lease = str(role.leadership.lease) if role.leadership else None
-                child.to_child.send(
-                    {
-                        "serving": role.serving,
-                        "lease": lease,
-                        "others_ready": role.others_ready,
-                    }
-                )
+                child.to_child.send(role.as_message())
 
     def _pool(self) -> None:
         """Keep one child alive, as Celery's pool does."""
@@ -302,12 +296,11 @@ class Worker:
                 storage_url="memory:",
                 lane_key=settings.lane_key,
             )
-            parts: Any = (host, child.lease, link, settings, self.id)
-            runner = JobRunner(*parts)
-            batch_runner = BatchRunner(*parts, runner.events)
+            bench = Workbench.of(host, child.lease, link, settings, self.id)  # type: ignore[arg-type]
+            runner, batch_runner = JobRunner(bench), BatchRunner(bench)
         process.at_death += [to_parent.close, self._child_wake.set]
         world.runtime.spawn(process, _pulse, link, budgets, settings.heartbeat_s / 2, name="pulse")
-        owed = (runner.events, batch_runner, settings.heartbeat_s)
+        owed = (bench.events, batch_runner, settings.heartbeat_s)
         world.runtime.spawn(process, _settle, *owed, name="settle")
         world.runtime.spawn(process, host.start, name="host")
         world.runtime.spawn(process, self._run_jobs, child, runner, batch_runner, name="jobs")

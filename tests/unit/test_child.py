@@ -47,8 +47,9 @@ def test_events_of_an_outage_wait_neither_for_the_next_event_nor_die_with_the_pr
     stand_ins: dict[str, Any] = {
         "ChildLink": lambda *_: SimpleNamespace(say=lambda _: None),
         "EngineHost": lambda *_, **__: host,
-        "JobRunner": lambda *_: SimpleNamespace(events=log),
-        "BatchRunner": lambda *_: SimpleNamespace(give_back_what_is_owed=lambda: None),
+        "Workbench": SimpleNamespace(of=lambda *_: SimpleNamespace(events=log)),
+        "JobRunner": lambda _: None,
+        "BatchRunner": lambda _: SimpleNamespace(give_back_what_is_owed=lambda: None),
         "install_runners": lambda *_: None,
         "relay_stderr": lambda _: None,
         "LogForwarder": lambda _: logging.NullHandler(),

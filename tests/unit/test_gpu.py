@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ import pytest
 from tts_tasks.errors import ConfigurationError
 from tts_workers.gpu import (
     Device,
-    FixedInventory,
     Gpu,
     NvidiaSmiInventory,
     choose_device,
@@ -27,12 +27,25 @@ from tts_workers.gpu import (
 from tts_workers.gpu_locks import GpuLocks, default_lock_dir, sharing_allowed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[2]
 GIB = 1024**3
 BUSY = Gpu(0, "GPU-aaaa1111-0000", "Test GPU A", 24 * GIB, 2 * GIB)
 IDLE = Gpu(1, "GPU-bbbb2222-0000", "Test GPU B", 24 * GIB, 23 * GIB)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedInventory:
+    """An inventory given by hand."""
+
+    devices: tuple[Gpu, ...] = ()
+
+    def gpus(self) -> Sequence[Gpu]:
+        """Return the devices given."""
+        return self.devices
+
+
 TWO_GPUS = FixedInventory((BUSY, IDLE))
 NO_GPU = FixedInventory()
 

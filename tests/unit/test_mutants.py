@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.catalogue import CHILD, MUTANTS, RULES, Mutant
+from tests.mutants.catalogue import MUTANTS, RULES, Mutant
+from tests.mutants.catalogue.suites import CHILD
 from tests.mutants.copies import ROOT, TREE, CatalogueError, Copy
 
 #: A rule as the code claims it: "Rule 3", "(rule 6)", "Rules 2 and 3".

@@ -131,10 +131,6 @@ class Manifest:
         """Return what the manifest holds; None while not all lines are in."""
         return self._read(self._summary_name, _SUMMARY, "remove it and submit the file again")
 
-    def has_chunk(self, number: int) -> bool:
-        """Tell whether a chunk (from 1) is there."""
-        return self._storage.stat(self._chunk_name(number)) is not None
-
     def chunk(self, number: int) -> list[ManifestLine]:
         """Return the lines of a chunk (from 1); raises `NotFoundError`."""
         name = self._chunk_name(number)

@@ -8,24 +8,16 @@ engine that is stuck, whatever the first is waiting for; and one for the `Chores
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
 import threading
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tts_tasks.clock import Clock, boottime_s
-from tts_tasks.coordination.base import (
-    Lease,
-    Orders,
-    WorkerRecord,
-    record_ttl_s,
-)
+from tts_tasks.coordination.base import Lease, Orders, WorkerRecord
 from tts_tasks.errors import EpochsUnknownError, TTSError, UnavailableError
-from tts_workers.child_watch import ChildWatch, Stuck
+from tts_workers.child_supervisor import ChildSupervisor
 from tts_workers.chores import Chores, Rescue, survive
 from tts_workers.decision import (
     Acquire,
@@ -38,8 +30,9 @@ from tts_workers.decision import (
     View,
     decide,
 )
-from tts_workers.evidence import Witness
-from tts_workers.gpu_health import Verdict
+from tts_workers.fitness import Fitness
+from tts_workers.heartbeat import Heartbeat
+from tts_workers.leadership import Role
 from tts_workers.lease_keeper import LeaseKeeper
 from tts_workers.observer import Observer
 
@@ -50,19 +43,11 @@ if TYPE_CHECKING:
     from tts_tasks.events import EventLog
     from tts_tasks.ledger.records import Evidence
     from tts_tasks.settings import Settings
+    from tts_workers.gpu_health import Verdict
     from tts_workers.notices import Notices
     from tts_workers.watchdog import Silence
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What the consumer and the child must know: whether this worker serves, and leads."""
-
-    serving: bool  #: ready and not draining
-    leadership: Leadership | None
-    others_ready: int = 0  #: workers of the pool that could take what this one failed over
 
 
 class Agent:
@@ -86,19 +71,17 @@ class Agent:
         """``look_at_child``: has `child_said` called with what the child shows by now."""
         self._settings = settings
         self._lane_key = settings.lane_key
-        self._record = record
         self._coordinator = coordinator
         self._rescue = rescue
         self._events = events
         self._on_role = on_role
         self._notices = notices
         self._clock = clock
-        self._kill = kill
-        self._witness = Witness(traces)
-        self._look_at_child = look_at_child
         self._observer = Observer(coordinator, settings, clock)
-        self._child = ChildWatch(
-            clock, pulse_limit_s=settings.silence_s, max_step_s=2 * self._observer.tick_s
+        self._mutex = threading.RLock()
+        self._guarded = threading.Condition(self._mutex)
+        self._heartbeat = Heartbeat(
+            record, coordinator, every_s=settings.heartbeat_s, clock=clock, mutex=self._mutex
         )
         self._chores = Chores(
             record.id,
@@ -107,8 +90,18 @@ class Agent:
             reconcile_s=settings.lost_message_grace_s / 2,
             on_epochs=self._epochs_known,
         )
-        self._mutex = threading.RLock()
-        self._guarded = threading.Condition(self._mutex)
+        self._child = ChildSupervisor(
+            record.id,
+            self._chores,
+            events,
+            clock=clock,
+            pulse_limit_s=settings.silence_s,
+            max_step_s=2 * self._observer.tick_s,
+            traces=traces,
+            look=look_at_child,
+            kill=kill,
+        )
+        self._fitness = Fitness(self._child, self._heartbeat, self._observer)
         self._keeper = LeaseKeeper(
             coordinator,
             settings,
@@ -119,14 +112,10 @@ class Agent:
             on_change=self._leadership_changed,
         )
         self._last_role: Role | None = None
-        self._engine_ready = False  #: it has spoken since it was loaded
-        self._verdict = Verdict()  #: on its device
         self._shutting_down = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._next_beat_s = 0.0
         self._store_answered = True
-        self.store_failures = 0  #: requests that the store did not answer
         bodies: dict[str, Callable[[], None]] = {
             "tts-agent": self._run,
             "tts-renewal": partial(
@@ -173,46 +162,42 @@ class Agent:
     def child_said(self, pid: int, message: dict[str, Any]) -> None:
         """Hear from the child: it is ready, works on a job, gets on, or does not load."""
         with self._mutex:
-            if self._witness.heard(pid, message):
-                return
             guarded = self._child.left_s is not None
-            self._child.heard(pid, message)
+            if not self._child.heard(pid, message):
+                return
             if not guarded:  # else it is looked at every tick, and nothing has become more urgent
                 self._guarded.notify_all()
+            self._take_in_child(message)
         match message.get("event"):
-            case "job":
-                with self._mutex:  # told with the next heartbeat
-                    if self._record.job != message["job"]:
-                        self._record = replace(self._record, job=message["job"])
             case "ready":
-                self._engine_ready = True
-                self._change(
-                    ready=self._may_serve(),
-                    engine=message["engine"],
-                    fingerprint=message["fingerprint"],
-                    capabilities=message["capabilities"],
-                )
                 self._events.emit("worker.ready", worker=self.id, engine=message["engine"])
             case "load_failed":
                 reason = message["reason"]
                 self._events.emit("engine.load_failed", worker=self.id, reason=reason)
                 logger.error("the engine does not load: %s", reason)
 
+    def _take_in_child(self, message: dict[str, Any]) -> None:
+        match message.get("event"):
+            case "job" if self._record.job != message["job"]:
+                self._heartbeat.note(job=message["job"])
+            case "ready":
+                self._change(
+                    ready=not self._fitness.fault,
+                    engine=message["engine"],
+                    fingerprint=message["fingerprint"],
+                    capabilities=message["capabilities"],
+                )
+
     def child_lost(self, pid: int) -> None:
         """Learn that the child died: its job goes back, and the lane to somebody else."""
         with self._mutex:
-            self._look_at_child()  # what it had in hand when it died
-            watched = self._child.lost(pid)
-            evidence = self._witness.of_dead(pid)
-        if not watched or self._stopping.is_set():
-            return
+            if not self._child.lost(pid, leaving=self._stopping.is_set()):
+                return
+            self._without_child()
         if not self._record.draining:
             logger.warning("the engine's process %d is gone", pid)
-        self._without_child(pid, evidence)
 
-    def _without_child(self, pid: int, evidence: Callable[[], Evidence]) -> None:
-        self._chores.child_died(pid, evidence)
-        self._engine_ready = False
+    def _without_child(self) -> None:
         self._change(ready=False, job="")
 
     def device_said(self, verdict: Verdict, shown: dict[str, Any]) -> None:
@@ -222,43 +207,31 @@ class Agent:
         and it must load and speak anew before it serves again (rule 7).
         """
         with self._mutex:
-            before, self._verdict = self._verdict, verdict
-            hot = {"hot": True} if verdict.hot else {}
-            self._record = replace(self._record, gpu=shown | hot)
-            pid = self._child.pid
-            if verdict.broken and verdict.faults > before.faults and pid:
-                with contextlib.suppress(ProcessLookupError):
-                    self._kill(pid, signal.SIGKILL)
-                self._without_child(pid, self._witness.of_broken_device(pid, verdict.broken))
+            if self._fitness.judge(verdict, shown) and self._child.pid:
+                self._child.end_on_broken_device(verdict.broken)
+                self._without_child()
         self._heed_device()
 
     def _heed_device(self) -> None:
         """Serve, or no longer, as the verdict on the device says."""
-        if not self._verdict.broken and not self._verdict.hot and not self._record.fault:
-            return
         with self._mutex:
-            ready = self._engine_ready and self._may_serve()
-            fault, before = self._fault(), self._record
-            if (ready, fault) == (before.ready, before.fault):
+            before, news = self._record, self._fitness.news()
+            if not news:
                 return
-            self._change(ready=ready, fault=fault)
+            self._change(**news)
+        fault = news["fault"]
         if bool(fault) != bool(before.fault):
             event = "worker.device_fault" if fault else "worker.device_well"
             self._events.note(event, worker=self.id, device=before.device, reason=fault)
-
-    def _may_serve(self) -> bool:
-        return not self._fault()
-
-    def _fault(self) -> str:
-        """Return why the device is not to be used; a hot one is, where no cooler one is ready."""
-        me = self._record
-        relieved = self._observer.others_ready(me.pool, me.id, cool=True)
-        return self._verdict.broken or (self._verdict.hot if relieved else "")
 
     @property
     def id(self) -> str:
         """This worker's id."""
         return self._record.id
+
+    @property
+    def _record(self) -> WorkerRecord:
+        return self._heartbeat.record
 
     @property
     def leadership(self) -> Leadership | None:
@@ -267,8 +240,7 @@ class Agent:
 
     def _change(self, **fields: Any) -> None:
         with self._mutex:
-            self._record = replace(self._record, **fields)
-            self._next_beat_s = 0.0
+            self._heartbeat.change(**fields)
             self._publish_role()
         self._wake.set()
 
@@ -285,7 +257,9 @@ class Agent:
     def tick(self) -> None:
         """Beat, read, decide, act: once."""
         try:
-            self._beat_if_due()
+            with self._mutex:
+                self._child.look()  # what it has in hand is told with the beat
+            self._heartbeat.beat_if_due(self._keeper.highest_epoch)
             lease = self._coordinator.read(self._lane_key)
             orders = self._coordinator.orders(self._lane_key, self.id)
             silences = self._observer.look([lease])
@@ -305,32 +279,11 @@ class Agent:
         self._events.flush()
 
     def _note_store_failure(self, error: TTSError) -> None:
-        self.store_failures += 1
         if self._store_answered:
             logger.warning("the store does not answer: %s", error)
             if (leads := self.leadership) is not None:
                 self._keeper.renewal_failed(leads.lease, "the store does not answer")
         self._store_answered = False
-
-    def _beat_if_due(self) -> None:
-        presence = self._coordinator.presence()
-        now_s = self._clock()
-        with self._mutex:
-            self._look_at_child()
-            presence = presence or self._record.presence  # until there is a new one
-            if now_s < self._next_beat_s and presence == self._record.presence:
-                return
-            self._record = replace(
-                self._record,
-                beat=self._record.beat + 1,
-                presence=presence,
-                epoch=self._keeper.highest_epoch,
-            )
-            record = self._record
-        self._coordinator.beat(record, record_ttl_s(self._settings.heartbeat_s))
-        with self._mutex:
-            if self._record is record:  # else it changed meanwhile, and is to be said at once
-                self._next_beat_s = now_s + self._settings.heartbeat_s
 
     def _obey(self, orders: Orders) -> None:
         draining = orders.drained or self._shutting_down
@@ -421,27 +374,13 @@ class Agent:
         Returns when to look again, in seconds; None: when something has changed.
         """
         with self._mutex:
-            self._look_at_child()
-            if (stuck := self._child.look()) is not None:
-                self._end_stuck_child(stuck)
+            if self._child.end_if_stuck():
+                self._without_child()
             left_s = self._keeper.demote_if_overdue()
             waits_s = [] if left_s is None else [left_s]
             if self._child.left_s is not None:
                 waits_s.append(min(self._observer.tick_s, self._child.left_s))
             return min(waits_s, default=None)
-
-    def _end_stuck_child(self, stuck: Stuck) -> None:
-        self._events.note(
-            "worker.stuck",
-            worker=self.id,
-            job=stuck.job,
-            silent_s=round(stuck.silent_s, 3),
-            budget_s=round(stuck.budget_s, 3),
-        )
-        with contextlib.suppress(ProcessLookupError):
-            self._kill(stuck.pid, signal.SIGKILL)
-        # not waiting for its end: a process that hangs in a driver may not die for a long time
-        self._without_child(stuck.pid, self._witness.of_stuck(stuck))
 
     def _leadership_changed(self) -> None:
         self._publish_role()

@@ -14,20 +14,14 @@ from tts_tasks.app import app
 from tts_tasks.batches.window import Window
 from tts_tasks.doorbell import ring_for_work
 from tts_tasks.errors import EngineLoadError, UnavailableError
-from tts_tasks.ledger import BatchBook, JobLedger, SegmentLog
-from tts_tasks.redis_connection import connect
 from tts_tasks.routing import route_of
 from tts_workers.insisting import Insisting
 from tts_workers.online import OnlineWork
-from tts_workers.rendering import Tools
 from tts_workers.shift import Equipment, Shift, give_back_held
 
 if TYPE_CHECKING:
-    from tts_tasks.events import EventLog
-    from tts_tasks.settings import Settings
-    from tts_workers.engine_host import EngineHost, LoadedEngine
-    from tts_workers.leadership import BelievedLease
-    from tts_workers.link import ChildLink
+    from tts_workers.engine_host import LoadedEngine
+    from tts_workers.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -44,35 +38,18 @@ _GIVE_BACK_S = 1.0
 class BatchRunner:
     """Runs one shift at a time on the engine of this process."""
 
-    def __init__(  # noqa: PLR0917 - what a child consists of
-        self,
-        host: EngineHost,
-        lease: BelievedLease,
-        link: ChildLink,
-        settings: Settings,
-        worker_id: str,
-        events: EventLog,
-    ) -> None:
-        self._host = host
-        self._lease = lease
-        self._link = link
-        self._settings = settings
-        self._worker_id = worker_id
-        self._queue = route_of(settings).batch_queue
-        client = connect(settings.redis_url)
-        # one a process: it knows what it asked for last, and tells a repeated take from a new one
-        self._book = BatchBook(settings.redis_url, client=client)
-        self._ledger = JobLedger(settings.redis_url, client=client)
-        self._events = events
-        self._online = OnlineWork(settings, lease)
-        self._tools = Tools(
-            SegmentLog(settings.redis_url, client=client),
-            host.pace,
-            settings,
-            Insisting(settings.store_outage_s),
-            self._begins,
-            host.lost,
-        )
+    def __init__(self, bench: Workbench) -> None:
+        self._host = bench.host
+        self._lease = bench.lease
+        self._link = bench.link
+        self._settings = bench.settings
+        self._worker_id = bench.worker_id
+        self._queue = route_of(bench.settings).batch_queue
+        self._book = bench.book
+        self._ledger = bench.ledger
+        self._events = bench.events
+        self._online = OnlineWork(bench.settings, bench.lease)
+        self._tools = bench.tools(self._begins)
         self._working = threading.Lock()
         self._owes = True  #: perhaps lines that the last shift could not give back
         self._next_look_s = 0.0

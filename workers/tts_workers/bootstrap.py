@@ -30,7 +30,7 @@ from tts_tasks.redis_connection import connect
 from tts_tasks.routing import route_of
 from tts_tasks.settings import get_settings
 from tts_workers import link
-from tts_workers.agent import Agent, Role
+from tts_workers.agent import Agent
 from tts_workers.child_traces import ChildTraces, stderr_address
 from tts_workers.connection import ChildExits, HeldMessages
 from tts_workers.engines import engine_names, runs_on_cpu_only
@@ -44,6 +44,8 @@ from tts_workers.recovery import Recovery, unacked_keys
 
 if TYPE_CHECKING:
     from celery.apps.worker import Worker
+
+    from tts_workers.leadership import Role
 
 logger = logging.getLogger(__name__)
 
@@ -197,14 +199,7 @@ class AgentStep(bootsteps.StartStopStep):
         )
 
         def on_role(role: Role) -> None:
-            lease = role.leadership.lease if role.leadership else None
-            parent.tts_link.say(
-                {
-                    "serving": role.serving,
-                    "lease": str(lease) if lease else None,
-                    "others_ready": role.others_ready,
-                }
-            )
+            parent.tts_link.say(role.as_message())
             parent.tts_queues.serve(role)
 
         return Agent(

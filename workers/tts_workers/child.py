@@ -24,6 +24,7 @@ from tts_workers.leadership import BelievedLease
 from tts_workers.link import ENVIRONMENT_VARIABLE, ChildLink
 from tts_workers.pace import Pace
 from tts_workers.step_budgets import StepBudgets
+from tts_workers.workbench import Workbench
 
 if TYPE_CHECKING:
     from tts_tasks.events import EventLog
@@ -56,21 +57,20 @@ def start_child() -> None:
         lane_key=settings.lane_key,
         check_device=_check_device,
     )
-    worker_id = os.environ["TTS_WORKER_ID"]
-    runner = JobRunner(host, lease, link, settings, worker_id)
-    batch_runner = BatchRunner(host, lease, link, settings, worker_id, runner.events)
-    install_runners(runner, batch_runner)
+    bench = Workbench.of(host, lease, link, settings, os.environ["TTS_WORKER_ID"])
+    batch_runner = BatchRunner(bench)
+    install_runners(JobRunner(bench), batch_runner)
     threading.Thread(
         target=_pulse, args=(link, budgets, settings.heartbeat_s / 2), name="pulse", daemon=True
     ).start()
     # not in the pulse's thread: a store that does not answer would hold the pulse up
-    owed = (runner.events, batch_runner, settings.heartbeat_s)
+    owed = (bench.events, batch_runner, settings.heartbeat_s)
     threading.Thread(target=_settle, args=owed, name="settle", daemon=True).start()
     host.start()  # last: it says that this process is ready
 
     def end(**_: object) -> None:
         host.close()
-        runner.events.close()
+        bench.events.close()
 
     signals.worker_process_shutdown.connect(end, weak=False)
 

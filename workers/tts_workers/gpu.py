@@ -48,17 +48,6 @@ class GpuInventory(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class FixedInventory:
-    """An inventory given by hand: for tests, and for hosts that nvidia-smi cannot describe."""
-
-    devices: tuple[Gpu, ...] = ()
-
-    def gpus(self) -> Sequence[Gpu]:
-        """Return the devices given."""
-        return self.devices
-
-
 class NvidiaSmiInventory:
     """The GPUs that ``nvidia-smi`` lists, narrowed by ``CUDA_VISIBLE_DEVICES`` where it is set.
 

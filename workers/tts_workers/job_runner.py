@@ -26,10 +26,8 @@ from tts_tasks.errors import (
     TTSError,
     UnavailableError,
 )
-from tts_tasks.events import EventLog
-from tts_tasks.ledger import Claim, ClaimRefused, JobLedger, Refusal, SegmentLog
+from tts_tasks.ledger import Claim, ClaimRefused, Refusal
 from tts_tasks.pinning import pin_online
-from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest, parse_request
 from tts_tasks.routing import route_of
 from tts_tasks.storage import Ownership, find_published
@@ -44,18 +42,15 @@ from tts_workers.attempts import (
     publish_all,
 )
 from tts_workers.endings import exhausted_reason, failure, of_lost_attempts
-from tts_workers.insisting import Insisting
 from tts_workers.link import nonce_prefix
 from tts_workers.memory import PARDONS, with_memory_freed
-from tts_workers.rendering import OvertakenError, Rendering, Tools
+from tts_workers.rendering import OvertakenError, Rendering
 
 if TYPE_CHECKING:
     from celery import Task
 
-    from tts_tasks.settings import Settings
-    from tts_workers.engine_host import EngineHost, LoadedEngine
-    from tts_workers.leadership import BelievedLease
-    from tts_workers.link import ChildLink
+    from tts_workers.engine_host import LoadedEngine
+    from tts_workers.workbench import Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -67,31 +62,17 @@ _ENGINE_RETURNS_S = 1.0
 class JobRunner:
     """Runs one job at a time on the engine of this process."""
 
-    def __init__(
-        self,
-        host: EngineHost,
-        lease: BelievedLease,
-        link: ChildLink,
-        settings: Settings,
-        worker_id: str,
-    ) -> None:
-        self._host = host
-        self._lease = lease
-        self._link = link
-        self._lane_key = route_of(settings).lane_key
-        self._settings = settings
-        self._worker_id = worker_id
-        self._insist = Insisting(settings.store_outage_s)
-        client = connect(settings.redis_url)
-        self._ledger = JobLedger(settings.redis_url, client=client)
-        self._events = EventLog(client, kept=settings.events_kept)
-        log = SegmentLog(settings.redis_url, client=client)
-        self._tools = Tools(log, host.pace, settings, self._insist, self._begins, host.lost)
-
-    @property
-    def events(self) -> EventLog:
-        """Where this process writes what happened; what waits there is for others to flush."""
-        return self._events
+    def __init__(self, bench: Workbench) -> None:
+        self._host = bench.host
+        self._lease = bench.lease
+        self._link = bench.link
+        self._lane_key = route_of(bench.settings).lane_key
+        self._settings = bench.settings
+        self._worker_id = bench.worker_id
+        self._insist = bench.insist
+        self._ledger = bench.ledger
+        self._events = bench.events
+        self._tools = bench.tools(self._begins)
 
     def __call__(self, task: Task, job_id: str, given: dict[str, Any] | None) -> dict[str, Any]:
         """Run a job to its end; returns the artifact's record.

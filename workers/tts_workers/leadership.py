@@ -1,15 +1,36 @@
-"""What the parent told its child last: whether it serves, as whom, and who else could work."""
+"""What a worker's parent tells its child: whether it serves, as whom, and who else could work."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from tts_tasks.coordination.base import Lease
 
+if TYPE_CHECKING:
+    from tts_workers.decision import Leadership
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What the consumer and the child must know: whether this worker serves, and leads."""
+
+    serving: bool  #: ready and not draining
+    leadership: Leadership | None
+    others_ready: int = 0  #: workers of the pool that could take what this one failed over
+
+    def as_message(self) -> dict[str, Any]:
+        """Return what the child is told."""
+        return {
+            "serving": self.serving,
+            "lease": str(self.leadership.lease) if self.leadership else None,
+            "others_ready": self.others_ready,
+        }
+
 
 class BelievedLease:
-    """Kept up to date by the link; only the store decides whether it is true."""
+    """What a child knows of it, kept up to date by the link; only the store knows what is true."""
 
     def __init__(self) -> None:
         self._lease: Lease | None = None

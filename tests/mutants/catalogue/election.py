@@ -1,0 +1,245 @@
+"""Bugs put in on purpose: who leads: leases, epochs, deadlines, readiness."""
+
+from __future__ import annotations
+
+from tests.mutants.catalogue.mutant import Mutant
+from tests.mutants.catalogue.suites import (
+    AGENT,
+    COORDINATOR,
+    DECISION,
+    ENGINE,
+    KEEPER,
+    PUBLISH,
+    RUNNER,
+    SIMULATION,
+)
+
+_COORDINATION = "tts_tasks/coordination/scripts"
+_WORKERS = "workers/tts_workers"
+
+MUTANTS = (
+    # -- lease ----------------------------------------------------------------------------------
+    Mutant(
+        "acquire-overwrites",
+        "1",
+        f"{_COORDINATION}/acquire.lua",
+        "if held then",
+        "if redis.call('DEL', KEYS[1]) < 0 then",
+        COORDINATOR,
+    ),
+    Mutant(
+        "renew-by-holder-only",
+        "1",
+        f"{_COORDINATION}/renew.lua",
+        "if redis.call('GET', KEYS[1]) == ARGV[1] then",
+        "if (redis.call('GET', KEYS[1]) or ''):match(':.*') == ARGV[1]:match(':.*') then",
+        COORDINATOR,
+    ),
+    Mutant(
+        "renew-by-epoch-only",
+        "1",
+        f"{_COORDINATION}/renew.lua",
+        "if redis.call('GET', KEYS[1]) == ARGV[1] then",
+        "if (redis.call('GET', KEYS[1]) or ''):match('%d*') == ARGV[1]:match('%d*') then",
+        COORDINATOR,
+    ),
+    Mutant(
+        "remove-by-plain-del",
+        "1",
+        f"{_COORDINATION}/remove.lua",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then",
+        "if redis.call('EXISTS', KEYS[1]) == 0 then",
+        COORDINATOR,
+    ),
+    Mutant(
+        "renewal-refused-but-believed",
+        "1",
+        f"{_WORKERS}/lease_keeper.py",
+        'self.demote(lease, "the renewal was refused")',
+        "self._lead(lease, asked_s)",
+        KEEPER,
+    ),
+    Mutant(
+        "own-leftover-lease-adopted",
+        "1",
+        f"{_WORKERS}/decision.py",
+        'return [Remove(view.lease, "left over from an earlier leadership")]',
+        "return [Renew(view.lease)]",
+        DECISION,
+    ),
+    Mutant(
+        "lease-of-another-not-noticed",
+        "1",
+        f"{_WORKERS}/decision.py",
+        "if view.lease != leads.lease:",
+        "if view.lease is None:",
+        DECISION,
+    ),
+    Mutant(
+        "lease-released-before-demotion",
+        "1",
+        f"{_WORKERS}/decision.py",
+        'why = f"switchover to {view.successor}"\n'
+        "        return [Demote(leads.lease, why), Remove(leads.lease, why)]",
+        'why = f"switchover to {view.successor}"\n'
+        "        return [Remove(leads.lease, why), Demote(leads.lease, why)]",
+        DECISION,
+    ),
+    Mutant(
+        "leaving-primary-releases-before-demotion",
+        "1",
+        f"{_WORKERS}/agent.py",
+        'self._keeper.demote(leads.lease, "leaving")\n'
+        '                self._keeper.remove(leads.lease, "leaving")',
+        'self._keeper.remove(leads.lease, "leaving")\n'
+        '                self._keeper.demote(leads.lease, "leaving")',
+        SIMULATION,
+    ),
+    # -- epoch ----------------------------------------------------------------------------------
+    Mutant(
+        "epoch-not-raised",
+        "epoch",
+        f"{_COORDINATION}/acquire.lua",
+        "redis.call('INCR', KEYS[2])",
+        "(redis.call('GET', KEYS[2]) or '1')",
+        COORDINATOR,
+    ),
+    Mutant(
+        "floor-ignored-by-the-store",
+        "epoch",
+        f"{_COORDINATION}/acquire.lua",
+        "if tonumber(ARGV[3]) >",
+        "if false and tonumber(ARGV[3]) >",
+        COORDINATOR,
+    ),
+    Mutant(
+        "store-without-a-counter-begins-at-one",
+        "epoch",
+        f"{_COORDINATION}/acquire.lua",
+        "if not counter and ARGV[4] ~= '1' then",
+        "if false then",
+        COORDINATOR,
+    ),
+    Mutant(
+        "floor-not-told-to-the-store",
+        "epoch",
+        f"{_WORKERS}/lease_keeper.py",
+        "self._settings.lease_ttl_s, floor\n",
+        "self._settings.lease_ttl_s, EpochFloor(0, floor.complete)\n",
+        KEEPER,
+    ),
+    Mutant(
+        "old-floor-used-twice",
+        "epoch",
+        f"{_WORKERS}/lease_keeper.py",
+        "self._floor = EpochFloor(floor.epoch)",
+        "pass",
+        KEEPER,
+    ),
+    Mutant(
+        "claimed-before-the-epoch-is-marked",
+        "epoch",
+        f"{_WORKERS}/job_runner.py",
+        "loaded.epochs.cover(lease.epoch)",
+        "pass",
+        RUNNER,
+    ),
+    Mutant(
+        "marks-with-gaps",
+        "epoch",
+        "tts_tasks/storage/epochs.py",
+        "while self._marked * BLOCK < epoch:",
+        "if self._marked * BLOCK < epoch:",
+        PUBLISH,
+    ),
+    # -- demotion -------------------------------------------------------------------------------
+    Mutant(
+        "deadline-counted-from-the-reply",
+        "6",
+        f"{_WORKERS}/lease_keeper.py",
+        "deadline_s=asked_s + ",
+        "deadline_s=self._clock() + ",
+        KEEPER,
+    ),
+    Mutant(
+        "late-reply-believed",
+        "6",
+        f"{_WORKERS}/lease_keeper.py",
+        "if self._clock() >= leadership.deadline_s:",
+        "if self._clock() < 0:",
+        KEEPER,
+    ),
+    Mutant(
+        "late-renewal-brings-an-ended-belief-back",
+        "6",
+        f"{_WORKERS}/lease_keeper.py",
+        "if self._believes_in(lease) and self._believe(lease, asked_s):",
+        "if self._believe(lease, asked_s):",
+        KEEPER,
+    ),
+    Mutant(
+        "renewal-waits-for-the-reading-of-the-world",
+        "6",
+        f"{_WORKERS}/agent.py",
+        '"tts-renewal": partial(',
+        '"tts-renewal": lambda: None if self._keeper else partial(',
+        ("tests/simulation/test_simulation.py", "-k", "always_slow"),
+    ),
+    Mutant(
+        "no-demotion-without-io",
+        "6",
+        f"{_WORKERS}/lease_keeper.py",
+        'self.demote(leads.lease, "the renew deadline passed")',
+        "pass",
+        KEEPER,
+    ),
+    Mutant(
+        "guard-ends-before-the-belief",
+        "6",
+        f"{_WORKERS}/agent.py",
+        "while not self._stopping.is_set() or self._keeper.leadership is not None:",
+        "while not self._stopping.is_set():",
+        (*AGENT, "-k", "deadline_ends"),
+    ),
+    Mutant(
+        "no-demotion-by-decision",
+        "6",
+        f"{_WORKERS}/decision.py",
+        "if leads is not None and now_s >= leads.deadline_s:",
+        "if leads is not None and now_s >= leads.deadline_s + 60:",
+        DECISION,
+    ),
+    # -- readiness and switchover ---------------------------------------------------------------
+    Mutant(
+        "candidate-before-its-engine-spoke",
+        "7",
+        f"{_WORKERS}/decision.py",
+        "candidate = view.ready and not view.draining",
+        "candidate = not view.draining",
+        DECISION,
+    ),
+    Mutant(
+        "ready-without-a-sound",
+        "7",
+        f"{_WORKERS}/engine_host.py",
+        "if samples == 0:",
+        "if samples < 0:",
+        ENGINE,
+    ),
+    Mutant(
+        "successor-not-checked-by-the-store",
+        "switchover",
+        f"{_COORDINATION}/acquire.lua",
+        "if successor and successor ~= ARGV[1] then",
+        "if false then",
+        COORDINATOR,
+    ),
+    Mutant(
+        "successor-not-checked-by-the-worker",
+        "switchover",
+        f"{_WORKERS}/decision.py",
+        'and view.successor in ("", view.me)\n',
+        "\n",
+        DECISION,
+    ),
+)
