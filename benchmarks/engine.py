@@ -22,7 +22,7 @@ from tts_tasks.storage import LocalStorage
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tts_workers.engines.base import EngineState, SpeakOptions, VoiceReference
 
@@ -110,25 +110,31 @@ def inject_costs() -> None:
         audio.encode = _slowed(audio.encode, encode_s, "encode")
         audio.encode_pcm16 = _slowed(audio.encode_pcm16, encode_s, "encode")
     if store_s:
-        create = _slowed(LocalStorage.create, store_s, "store", when=_is_artifact)
+        create = _slowed(LocalStorage.create, store_s, "store", _is_artifact)
+        create_many = _slowed(LocalStorage._create_many, store_s, "store", _artifacts)  # noqa: SLF001 - where it does not call `create`
         LocalStorage.create = create  # type: ignore[method-assign]
+        LocalStorage._create_many = create_many  # type: ignore[method-assign]  # noqa: SLF001
 
 
-def _is_artifact(_: LocalStorage, name: str, *__: object) -> bool:
+def _is_artifact(_: LocalStorage, name: str, *__: object) -> int:
     return name.rpartition(".")[2] in AUDIO_FORMATS
+
+
+def _artifacts(storage: LocalStorage, objects: Sequence[tuple[str, bytes]]) -> int:
+    return sum(_is_artifact(storage, name) for name, _ in objects)
 
 
 def _slowed(
     function: Callable[..., Any],
     cost_s: float,
     kind: str,
-    when: Callable[..., bool] = lambda *_: True,
+    times: Callable[..., int] = lambda *_: 1,
 ) -> Callable[..., Any]:
     path = Path(os.environ["BENCH_COSTS"])
 
     def slowed(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        if when(*args):
+        for _ in range(times(*args)):
             time.sleep(cost_s)
             with path.open("ab", buffering=0) as file:
                 file.write(json.dumps({"kind": kind, "at_s": boottime_s()}).encode() + b"\n")

@@ -225,7 +225,7 @@ def test_a_lane_that_has_measured_nothing_takes_every_deadline(store: Store) -> 
 def test_a_deadline_that_cannot_be_met_is_refused_with_an_estimate(store: Store) -> None:
     """What waits and the job itself, at the measured pace; the same job with more time is taken."""
     lease = store.lead()
-    store.speak("measured", lease, chars=10, took_ms=1000)
+    store.speak("measured", lease, chars=100, took_ms=10_000)
     store.accept("waits", 30)
     with pytest.raises(DeadlineError, match="try again in 1 s") as refused:
         store.accept("a", 20, deadline_s=4)
@@ -237,7 +237,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_an_estimate(store: Store)
 
 def test_a_text_that_alone_takes_longer_is_not_to_be_tried_again(store: Store) -> None:
     """No wait would help it."""
-    store.speak("measured", store.lead(), chars=10, took_ms=1000)
+    store.speak("measured", store.lead(), chars=100, took_ms=10_000)
     with pytest.raises(DeadlineError, match="the text alone") as refused:
         store.accept("a", 20, deadline_s=1)
     assert refused.value.retry_after_s is None
@@ -246,7 +246,7 @@ def test_a_text_that_alone_takes_longer_is_not_to_be_tried_again(store: Store) -
 def test_the_estimate_counts_the_rest_of_what_runs(store: Store) -> None:
     """Of a job of 4 s that began 3 s ago, one is left; of an overdue one nothing."""
     lease = store.lead()
-    store.speak("measured", lease, chars=10, took_ms=1000)
+    store.speak("measured", lease, chars=100, took_ms=10_000)
     claim = store.claim(store.accept("runs", 40), lease)
     for ago_ms, rest_s in ((0, 4.0), (3000, 1.0), (9000, 0.0)):
         store.field(claim.job_id, "claimed_ms", -ago_ms)
@@ -258,7 +258,7 @@ def test_the_estimate_counts_the_rest_of_what_runs(store: Store) -> None:
 def test_the_estimate_counts_a_takeover_where_nobody_leads(store: Store) -> None:
     """Somebody must take the lane before anything is spoken."""
     lease = store.lead()
-    store.speak("measured", lease, chars=10, took_ms=1000)
+    store.speak("measured", lease, chars=100, took_ms=10_000)
     terms = Terms(takeover_s=3)
     store.accept("led", 10, deadline_s=2, terms=terms)
     store.claim(f"{LANE}:led", lease)
@@ -271,7 +271,7 @@ def test_the_estimate_counts_a_takeover_where_nobody_leads(store: Store) -> None
 def test_a_full_lane_says_when_it_would_have_been_done(store: Store) -> None:
     """And to try again when the running job is done."""
     lease = store.lead()
-    store.speak("measured", lease, chars=10, took_ms=1000)
+    store.speak("measured", lease, chars=100, took_ms=10_000)
     store.claim(store.accept("runs", 60), lease)
     store.accept("waits", 20)
     with pytest.raises(QueueFullError) as refused:
@@ -284,12 +284,12 @@ def test_one_odd_job_is_not_taken_for_the_pace(store: Store) -> None:
     """Neither an adopted book nor a word that sat through an outage."""
     lease = store.lead()
     for n in range(5):
-        store.speak(f"n{n}", lease, chars=10, took_ms=1000)
+        store.speak(f"n{n}", lease, chars=100, took_ms=10_000)
     assert store.ledger.load(LANE).char_s == pytest.approx(0.1, rel=0.1)
     store.speak("adopted", lease, chars=100_000, took_ms=5)
     assert (store.ledger.load(LANE).char_s or 0) > 0.05
     for n in range(5, 10):
-        store.speak(f"n{n}", lease, chars=10, took_ms=1000)
+        store.speak(f"n{n}", lease, chars=100, took_ms=10_000)
     store.speak("outage", lease, chars=1, took_ms=600_000)
     assert (store.ledger.load(LANE).char_s or 0) < 0.2
 
@@ -297,7 +297,7 @@ def test_one_odd_job_is_not_taken_for_the_pace(store: Store) -> None:
 def test_an_idle_lane_does_not_believe_an_old_measurement(store: Store) -> None:
     """Else a lane that was slow once would refuse for ever; while it works, new ones will come."""
     lease = store.lead()
-    store.speak("measured", lease, chars=10, took_ms=1000)
+    store.speak("measured", lease, chars=100, took_ms=10_000)
     busy = store.accept("busy")
     if isinstance(store.ledger, MemoryLedger):
         store.ledger.store.loads[LANE].paced_at_ms -= 3_600_000
