@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import tempfile
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,21 +46,6 @@ def _remove() -> None:
 
 
 atexit.register(_remove)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mix the tests that wait with those that compute: files go out in this order, see Makefile.
-
-    End-to-end tests wait most of their time. Next to each other they leave cores idle, and those
-    that compute, next to each other, make each other late.
-    """
-    files = [list(file) for _, file in groupby(items, lambda item: item.path)]
-    waiting = [file for file in files if "e2e" in file[0].path.parts]
-    computing = [file for file in files if "e2e" not in file[0].path.parts]
-    # short ones come last, so that no process works alone at the end
-    places = [(0.85 * n / len(waiting), file) for n, file in enumerate(waiting)]
-    places += [(n / len(computing), file) for n, file in enumerate(computing)]
-    items[:] = [item for _, file in sorted(places, key=lambda one: one[0]) for item in file]
 
 
 @pytest.fixture(name="eventually")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.cluster import Cluster, Worker
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 #: 20,000 lines: TTS_TEST_BATCH_LINES=20000 python -m pytest tests/e2e/test_batch_through_deaths.py
 LINES = int(os.environ.get("TTS_TEST_BATCH_LINES", "300"))

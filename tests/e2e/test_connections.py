@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 ROOT = Path(__file__).parents[2]
 #: The longest that a worker may be stuck, in seconds.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.cluster import Cluster
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 PACED = {"TTS_ENGINE": "paced", "TTS_PACED_COST": "0.1", "TTS_GPU_WELL_S": "5"}
 WELL = {"temperature_c": 61, "slowdown_c": 90, "memory_free_bytes": 8 * 1024**3}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.cluster import Cluster, Worker
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 SENTENCE = "第{}段，请各位旅客注意，开往北京南站的列车即将进站，请在安全线以内等候。"
 PACED = {"TTS_ENGINE": "paced", "TTS_PACED_COST": "0.04"}

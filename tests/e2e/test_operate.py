@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.cluster import Cluster, Worker
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 PACED = {"TTS_ENGINE": "paced", "TTS_PACED_COST": "0.02"}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.cluster import Cluster, Worker
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 PACED = {"TTS_ENGINE": "paced", "TTS_PACED_COST": "0.02", "TTS_FIRST_STEP_S": "3"}
 BAD = 7

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.cluster import Cluster, Worker
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 #: 1,000 requests: TTS_TEST_REQUESTS=1000 python -m pytest tests/e2e/test_pools.py
 REQUESTS = int(os.environ.get("TTS_TEST_REQUESTS", "120"))

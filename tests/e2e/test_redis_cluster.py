@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import redis
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 PACED = {"TTS_ENGINE": "paced", "TTS_PACED_COST": "0.1"}
 

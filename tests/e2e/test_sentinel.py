@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.drill]
 
 PACED = {"TTS_ENGINE": "paced", "TTS_PACED_COST": "0.1"}
 LANE = "default.0"
