@@ -13,6 +13,7 @@ import logging
 import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from tts_tasks import audio
@@ -101,7 +102,6 @@ class Rendering:
         self._loaded = loaded
         self._tools = tools
         self._sample_rate_hz = loaded.engine.capabilities().sample_rate_hz
-        self._staging = Staging(loaded.storage, claim.job_id, claim.attempt)
         self._pcm = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115
         self._segments: list[Segment] = []
         self._plan = ""
@@ -136,7 +136,8 @@ class Rendering:
         self._loaded.voices.check(self._request)
         segments = self._split(insist or self._tools.insist)
         self._segments = with_pauses(segments, self._request)
-        self._plan = plan_of(self._segments, self._sample_rate_hz, self._loaded.fingerprint)
+        if self.is_kept:
+            self._plan = plan_of(self._segments, self._sample_rate_hz, self._loaded.fingerprint)
         self._reference = self._loaded.voices.fetch(self._request, insist or self._tools.insist)
 
     def speak(self, must_yield: Callable[[], bool] = lambda: False) -> None:
@@ -247,6 +248,10 @@ class Rendering:
         return self._loaded.engine.split(text, lexicon)
 
     # -- what attempts leave to each other ----------------------------------------------------
+
+    @cached_property
+    def _staging(self) -> Staging:  # of one that is not kept there is none
+        return Staging(self._loaded.storage, self._claim.job_id, self._claim.attempt)
 
     @property
     def is_kept(self) -> bool:
