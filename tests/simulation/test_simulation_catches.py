@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tts_workers.attempts import Publication
 
 #: Each bug shows in far fewer seeds than this.
-SEEDS = 400
+SEEDS = 1500
 
 
 def replace_effect(
