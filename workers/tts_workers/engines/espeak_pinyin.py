@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tts_workers.engines.espeak import EspeakEngine
 
 #: Contours → tones; all others are those of light syllables.
-_TONES: Final = {"55": "1", "35": "2", "214": "3", "21": "3", "51": "4", "53": "4"}
-_LIGHT: Final = "5"
+TONES: Final = {"55": "1", "35": "2", "214": "3", "21": "3", "51": "4", "53": "4"}
+LIGHT: Final = "5"
 _HIGH: Final = "55"
 _NO_SOUND: Final = re.compile("[',|_:]")
 _FOREIGN: Final = re.compile(r"\((?!cmn\))[a-z-]+\)\s*([^()]*)(?:\(cmn\)|$)", re.MULTILINE)
@@ -36,7 +36,7 @@ class PinyinOfSounds:
         lines = engine.phonemes(Segment(text), voice).splitlines()
         forms: dict[str, str] = {}
         for syllable, line in zip(SYLLABLES, lines, strict=True):
-            forms.setdefault(_plain(line), syllable)
+            forms.setdefault(plain(line), syllable)
         #: what is before the tone and what after it → the syllable, long ones first
         self._syllables = sorted(
             ((*form.split(_HIGH, 1), syllable) for form, syllable in forms.items()),
@@ -56,12 +56,12 @@ class PinyinOfSounds:
 
     def _words(self, phonemes: str) -> Iterator[str]:
         for word in phonemes.split():
-            plain = _plain(word)
-            if plain:
-                yield from _apart(plain, tuple(self._syllables)) or (plain,)
+            if sounds := plain(word):
+                yield from _apart(sounds, tuple(self._syllables)) or (sounds,)
 
 
-def _plain(phonemes: str) -> str:
+def plain(phonemes: str) -> str:
+    """Return sounds without stress, pauses and the spaces between words."""
     return _NO_SOUND.sub("", phonemes).replace(" ", "")
 
 
@@ -78,5 +78,5 @@ def _apart(word: str, syllables: tuple[tuple[str, str, str], ...]) -> tuple[str,
             continue
         rest = _apart(word[len(before) + tone.end() + len(after) :], syllables)
         if rest is not None:
-            return (syllable + _TONES.get(tone[0], _LIGHT), *rest)
+            return (syllable + TONES.get(tone[0], LIGHT), *rest)
     return None

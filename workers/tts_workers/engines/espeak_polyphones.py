@@ -17,6 +17,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tts_tasks.errors import EngineError
+from tts_workers.engines.espeak_pinyin import LIGHT, TONES, plain
 from tts_workers.engines.espeak_pronunciation import spell
 from tts_workers.text import Pronunciation
 
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
 
 #: What has been given as pinyin is no word to look for, and ends one.
 _HAN_RUN: Final = re.compile("[\u3007\u3400-\u9fff]{2,}")
-_NO_SOUND: Final = re.compile(r"[',|_:\s]")
 _TONE: Final = re.compile(r"(\d+)")
-#: The library's contours of tones; all others are those of light syllables.
-_TONES: Final = {"55": "1", "35": "2", "214": "3", "21": "3", "51": "4", "53": "4"}
-_LIGHT: Final = "5"
 #: Their tone is made by the syllable behind them, and the dictionary is not of one mind about it.
 _OF_ANY_TONE: Final = "一不"
 #: Behind these 一 is a digit.
@@ -129,11 +126,11 @@ def _is_left_alone(word: str, usual: str, wanted: str) -> bool:
     difference but the tones of 一 and 不. The first syllable of a word is never light: where the
     library says so, it does not know the word.
     """
-    mine, theirs = (_TONE.split(_NO_SOUND.sub("", sounds)) for sounds in (usual, wanted))
+    mine, theirs = (_TONE.split(plain(sounds)) for sounds in (usual, wanted))
     if mine[::2] != theirs[::2]:
         return False
     differ = [
-        place > 0 and _LIGHT in tones
+        place > 0 and LIGHT in tones
         for place, (char, *tones) in enumerate(
             zip(word, _tones(mine), _tones(theirs), strict=False)
         )
@@ -143,4 +140,4 @@ def _is_left_alone(word: str, usual: str, wanted: str) -> bool:
 
 
 def _tones(pieces: list[str]) -> Iterator[str]:
-    return (_TONES.get(contour, _LIGHT) for contour in pieces[1::2])
+    return (TONES.get(contour, LIGHT) for contour in pieces[1::2])
