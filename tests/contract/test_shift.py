@@ -275,6 +275,16 @@ def test_a_cancelled_batch_is_left(world: World) -> None:
     assert [line["id"] for line in world.report()] == [f"i{number}" for number in range(1, 53)]
 
 
+def test_who_hears_that_a_batch_is_cancelled_reports_it(world: World) -> None:
+    """No line has ended by itself, so nothing else has it settled; its report is there at once."""
+    world.submit(["一|二|三", "四"])
+    book = world.books.book
+    world.engine.meanwhile = lambda text: book.cancel(BATCH) if text == "一" else None
+    world.shift(limits=Limits(end_s=WITHIN_S)).work()
+    assert world.states() == ["cancelled"] * 2
+    assert [line["state"] for line in world.report()] == ["cancelled"] * 2
+
+
 def test_a_line_that_was_given_to_somebody_else_is_dropped(world: World) -> None:
     """Its recoverers believed this worker dead: what it finishes is refused, and is left."""
     world.submit(texts(3))
