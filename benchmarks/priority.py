@@ -21,14 +21,15 @@ class Situation:
     """What else the cluster has to do."""
 
     workers: int
-    batch: bool
+    busy: int  #: so many of them have a batch to work on, which does not run out
 
 
 SITUATIONS = {
-    "idle on 2": Situation(2, batch=False),
-    "batch on 2": Situation(2, batch=True),
-    "idle on 1": Situation(1, batch=False),
-    "batch on 1": Situation(1, batch=True),
+    "idle on 2": Situation(2, busy=0),
+    "batch on 2": Situation(2, busy=2),
+    "batch on 1 of 2": Situation(2, busy=1),
+    "idle on 1": Situation(1, busy=0),
+    "batch on 1": Situation(1, busy=1),
 }
 CHARS = 10
 #: Of an online job.
@@ -44,7 +45,7 @@ PLAN = Plan(
         Metric("done_p99_s", "whole artifact p99", "ms", 1000),
         Metric("batch_per_s", "batch meanwhile", "jobs/s", ratio=False),
     ),
-    baseline=lambda case: Case(case.series.replace("batch", "idle")),
+    baseline=lambda case: Case(f"idle on {SITUATIONS[case.series].workers}"),
 )
 
 OPTIONS = {
@@ -66,8 +67,8 @@ def _measure(options: Namespace, case: Case, repeat: int) -> tuple[Run, str]:
     situation = SITUATIONS[case.series]
     with Cluster("priority", speak_s=options.speak_ms / 1000, chars=CHARS) as cluster:
         cluster.start_workers(situation.workers)
-        if situation.batch:
-            _fill(cluster, options, situation.workers)
+        if situation.busy:
+            _fill(cluster, options, situation)
         before, began_s = _succeeded(cluster, situation), boottime_s()
         told = cluster.client.ask(
             "online",
@@ -86,33 +87,39 @@ def _measure(options: Namespace, case: Case, repeat: int) -> tuple[Run, str]:
     return Run(case, repeat, values_of(samples, batch_per_s or None), samples), server
 
 
-def _fill(cluster: Cluster, options: Namespace, workers: int) -> None:
-    """Submit a batch that lasts longer than the online jobs, and wait until all workers are in."""
-    lines = lines_that_last(options, workers)
-    text = text_of(CHARS, options.batch_sentences)
-    path = write_batch(cluster.room.directory / "batch.jsonl", lines, text)
-    cluster.client.ask("submit", path=str(path), id="batch")
+def _fill(cluster: Cluster, options: Namespace, situation: Situation) -> None:
+    """Submit a batch that lasts longer than the online jobs, and wait until it is worked on.
+
+    One that leaves workers free has a line for each of the others: a text as long as all of that.
+    """
+    sentences, lines = options.batch_sentences, lines_that_last(options, situation.busy)
+    if situation.busy < situation.workers:
+        sentences, lines = sentences * lines, situation.busy
+    path = cluster.room.directory / "batch.jsonl"
+    cluster.client.ask(
+        "submit", path=str(write_batch(path, lines, text_of(CHARS, sentences))), id="batch"
+    )
     cluster.room.wait(
-        lambda: len({span.pid for span in cluster.spans()}) >= workers,
+        lambda: len({span.pid for span in cluster.spans()}) >= situation.busy,
         options.within_s,
-        "all workers work on the batch",
+        f"{situation.busy} workers work on the batch",
     )
 
 
-def lines_that_last(options: Namespace, workers: int) -> int:
-    """Return how long a batch must be so that it never runs out.
+def lines_that_last(options: Namespace, busy: int) -> int:
+    """Return how many lines a batch must have so that it never runs out.
 
     Each online job waits for at most a line and then takes its own sentences; twice of that.
     """
     speak_s = options.speak_ms / 1000
     online_s = options.pause_ms / 1000 + (options.batch_sentences + SENTENCES) * speak_s
-    at_most: float = workers * options.jobs * online_s / (options.batch_sentences * speak_s)
+    at_most: float = busy * options.jobs * online_s / (options.batch_sentences * speak_s)
     return 20 + 2 * math.ceil(at_most)
 
 
 def _succeeded(cluster: Cluster, situation: Situation) -> int:
     """Return how many lines of the batch are done; raises ValueError when all are."""
-    if not situation.batch:
+    if not situation.busy:
         return 0
     status = cluster.client.ask("status", id="batch")
     if status["state"] == "done":

@@ -324,7 +324,7 @@ def test_a_release_that_cannot_stream_has_no_first_audio() -> None:
 def test_the_batch_lasts_longer_than_the_online_jobs() -> None:
     """Though all workers did nothing else."""
     options = parse(priority.BENCHMARK, [])
-    lines = priority.lines_that_last(options, workers=2)
+    lines = priority.lines_that_last(options, busy=2)
     batch_s = lines * options.batch_sentences * options.speak_ms / 1000 / 2
     online_s = options.jobs * (options.pause_ms + priority.SENTENCES * options.speak_ms) / 1000
     assert batch_s > 1.5 * online_s
