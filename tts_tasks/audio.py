@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import wave
 import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final, cast
@@ -174,6 +175,10 @@ def _blocks(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         yield block
 
 
+def _as_int16(block: NDArray[Any]) -> NDArray[np.int16]:
+    return block if block.dtype == np.int16 else _to_int16(block)
+
+
 def _to_int16(block: NDArray[np.float32]) -> NDArray[np.int16]:
     scaled: NDArray[np.float32] = np.rint(block * np.float32(32768))
     return scaled.clip(-32768, 32767).astype(np.int16)
@@ -209,24 +214,49 @@ def _write(
     format: AudioFormat,  # noqa: A002
 ) -> tuple[bytes, int]:
     """Encode blocks, float32 or int16, at a rate that the format knows; returns file and frames."""
-    container, codec = _CODECS[format]
     target = io.BytesIO()
+    frames = (_write_wav if format == "wav" else _write_coded)(target, blocks, rate_hz, format)
+    if not frames:
+        raise EngineError("there is no audio to encode: the engine returned no samples")
+    # not a copy: hours of sound would keep the interpreter from everything else meanwhile
+    data = target.getvalue()
+    return (_with_fixed_ogg_serial(data) if _CODECS[format][0] == "OGG" else data), frames
+
+
+def _write_wav(
+    target: IO[bytes],
+    blocks: Iterator[NDArray[Any]],
+    rate_hz: int,
+    _: AudioFormat,
+) -> int:
+    """Write what libsndfile would; short lines of a batch have no time for opening that."""
+    frames = 0
+    with wave.open(target, "wb") as file:
+        file.setparams((1, 2, rate_hz, 0, "NONE", ""))
+        for block in blocks:
+            frames += block.size
+            if frames > _MAX_WAV_FRAMES:
+                hours = frames / rate_hz / 3600
+                raise EngineError(f"more than {hours:.1f} h do not fit into WAV: ask for flac")
+            file.writeframesraw(_as_int16(block).astype("<i2", copy=False).data)
+    return frames
+
+
+def _write_coded(
+    target: IO[bytes],
+    blocks: Iterator[NDArray[Any]],
+    rate_hz: int,
+    format: AudioFormat,  # noqa: A002
+) -> int:
+    container, codec = _CODECS[format]
     frames = 0
     with soundfile.SoundFile(
         target, "w", samplerate=rate_hz, channels=1, format=container, subtype=codec
     ) as file:
         for block in _of_one_size(blocks):
             frames += block.size
-            if format == "wav" and frames > _MAX_WAV_FRAMES:
-                hours = frames / rate_hz / 3600
-                raise EngineError(f"more than {hours:.1f} h do not fit into WAV: ask for flac")
-            as_integers = format in _INTEGER_FORMATS and block.dtype != np.int16
-            file.write(_to_int16(block) if as_integers else block)
-    if not frames:
-        raise EngineError("there is no audio to encode: the engine returned no samples")
-    # not a copy: hours of sound would keep the interpreter from everything else meanwhile
-    data = target.getvalue()
-    return (_with_fixed_ogg_serial(data) if container == "OGG" else data), frames
+            file.write(_as_int16(block) if format in _INTEGER_FORMATS else block)
+    return frames
 
 
 def _of_one_size(blocks: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:

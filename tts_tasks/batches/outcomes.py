@@ -10,8 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 from tts_tasks.batches.manifest import Manifest
-from tts_tasks.batches.report import ReportParts, line_without_job
-from tts_tasks.batches.window import named_report_line
+from tts_tasks.batches.report import ReportParts, line_without_job, report_line
 from tts_tasks.errors import NotFoundError
 from tts_tasks.ledger.batch_lines import DONE_KEPT
 from tts_tasks.ledger.batch_records import ENDINGS
@@ -62,7 +61,7 @@ class Outcomes:
         for number in numbers:
             record = records.get(number)
             if record is not None:
-                found.append(named_report_line(record, self._lines(record.chunk)[number]))
+                found.append(report_line(record, self._lines(record.chunk)[number].id))
                 continue
             chunk = self._chunk_of(batch, number)
             if chunk not in by_chunk:
@@ -87,7 +86,7 @@ class Outcomes:
         earlier = {line["line"]: line for line in part or [] if line["state"] != "accepted"}
         without_job = "cancelled" if batch.is_cancelled else "accepted"
         return {
-            number: named_report_line(records[number], line)
+            number: report_line(records[number], line.id)
             if number in records
             else earlier.get(number) or line_without_job(line, without_job)
             for number, line in lines.items()

@@ -40,12 +40,15 @@ CSV_COLUMNS: Final = (
 _FORMULA: Final = re.compile(r"(^|[;\t\n]|\r(?!\n))(?=[\s\"]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 
-def report_line(record: JobRecord) -> dict[str, Any]:
-    """Return the report line of a job, be it online or a line of a batch."""
+def report_line(record: JobRecord, item_id: str | None = None) -> dict[str, Any]:
+    """Return the report line of a job, be it online or a line of a batch.
+
+    ``item_id``: the id that the line has in its manifest, as Redis does not hold it.
+    """
     result = record.result
     return {
         "line": record.meta.line or None,
-        "id": record.meta.item_id or record.id,
+        "id": item_id or record.meta.item_id or record.id,
         "state": record.state,
         "uri": result.get("uri"),
         "sha256": result.get("sha256"),

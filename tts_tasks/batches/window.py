@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from tts_tasks.batches.manifest import CHUNK_LINES, Manifest
@@ -154,13 +153,7 @@ def _report(
     for line in lines:
         record = records.get(line.line)
         if record is not None:
-            part.append(named_report_line(record, line))
+            part.append(report_line(record, line.id))
         else:
             part.append(told.get(line.line) or line_without_job(line, "cancelled"))
     return part
-
-
-def named_report_line(record: JobRecord, line: ManifestLine) -> dict[str, Any]:
-    """Return the report line of a batch's job, under the id that its line has."""
-    meta = replace(record.meta, name=line.name, item_id=line.id or "")
-    return report_line(replace(record, meta=meta))

@@ -105,9 +105,9 @@ class JobRecord:
             state=fields["state"],
             attempt=int(fields.get("attempt", 0)),
             worker=fields.get("worker", ""),
-            request=json.loads(fields.get("request") or "{}"),
+            request=_parsed(fields.get("request")),
             meta=JobMeta.from_json(fields["meta"]) if "meta" in fields else _line_meta(job_id),
-            result=json.loads(fields.get("result") or "{}"),
+            result=_parsed(fields.get("result")),
             accepted_ms=int(fields.get("accepted_ms", 0)),
             claimed_ms=int(fields.get("claimed_ms", 0)),
             finished_ms=int(fields["finished_ms"]) if "finished_ms" in fields else None,
@@ -117,7 +117,7 @@ class JobRecord:
             struck_workers=tuple(fields.get("struck_workers", "").split("\n"))
             if fields.get("struck_workers")
             else (),
-            evidence=json.loads(fields.get("evidence") or "{}"),
+            evidence=_parsed(fields.get("evidence")),
             nonce=fields.get("nonce", ""),
             chunk=int(fields.get("chunk", 0)),
         )
@@ -140,6 +140,10 @@ def evidence_json(evidence: Evidence | None) -> str:
             return json.dumps({"reason": str(evidence.get("reason", ""))[:500]})
         del longest[0]
     return text
+
+
+def _parsed(text: str | None) -> dict[str, Any]:
+    return json.loads(text) if text else {}
 
 
 def _line_meta(job_id: str) -> JobMeta:

@@ -140,8 +140,9 @@ def publish_many(storage: Storage, artifacts: Sequence[Artifact]) -> list[Publis
 def _publish_new(storage: Storage, artifacts: Sequence[Artifact]) -> dict[int, Published]:
     """Publish those whose names nobody has; returns them by their places."""
     names = [artifact.name for artifact in artifacts]
-    reserved_by_others = names_reserved(storage, names)  # the order is that of `_reserve`
-    taken = storage.taken(names) | reserved_by_others
+    # Before reserving, as in `_reserve`. What is reserved already need not be looked for: of that
+    # no reservation is created here.
+    taken = storage.taken(names)
     new: dict[str, tuple[int, _Sidecar]] = {}
     for place, artifact in enumerate(artifacts):
         if artifact.name not in new and artifact.name not in taken:

@@ -25,7 +25,8 @@ REMOVABLE_FOLDERS: Final = tuple(
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f\\\\\ud800-\udfff]")
 # Names in which nothing is wrong, if they are short: the most of them by far.
-_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_PLAIN_PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_PLAIN = re.compile(rf"(?:(?:{_PLAIN_PART}|{re.escape(SIDECAR_FOLDER)})/)*{_PLAIN_PART}")
 _AUDIO_SUFFIXES = tuple(f".{name}" for name in AUDIO_FORMATS)
 
 

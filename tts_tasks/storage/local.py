@@ -33,6 +33,7 @@ from tts_tasks.storage.local_files import (
     new_file,
     open_folder,
     read_regular,
+    start_writing,
     walk,
     write_whole,
 )
@@ -114,7 +115,6 @@ class LocalStorage:
             return self._create_many(objects)
 
     def _create_many(self, objects: Sequence[tuple[str, bytes]]) -> list[bool]:
-        created = [False] * len(objects)
         with ExitStack() as opened:
             folders: dict[str, int] = {}
             for name, _ in objects:
@@ -123,10 +123,10 @@ class LocalStorage:
                     folder, _ = opened.enter_context(self._folder_of(name, create=True))
                     folders[folder_name] = folder
             places = [(folders[_split(name)[0]], _split(name)[1]) for name, _ in objects]
-            absent = [number for number, place in enumerate(places) if lstat(*place) is None]
-            with self._temporaries([(objects[number][1],) for number in absent]) as temps:
-                for number, (temp_folder, temp) in zip(absent, temps, strict=True):
-                    created[number] = link_if_absent(temp_folder, temp, *places[number])
+            with self._temporaries([(data,) for _, data in objects]) as temps:
+                created = [
+                    link_if_absent(*temp, *place) for temp, place in zip(temps, places, strict=True)
+                ]
                 for folder in folders.values():
                     os.fsync(folder)
         return created
@@ -321,16 +321,19 @@ class LocalStorage:
         temps = [f"{group}-{number}{TEMP_SUFFIX}" for number in range(len(contents))]
         with self._folder_of(f"{_TEMP_FOLDER}/.", create=True, durable=False) as (folder, _):
             try:
-                with ExitStack() as opened:
-                    written = []
+                written: list[int] = []
+                try:
                     for temp, pieces in zip(temps, contents, strict=True):
-                        fd = new_file(folder, temp)
-                        opened.callback(os.close, fd)
+                        written.append(new_file(folder, temp))
                         for piece in pieces:
-                            write_whole(fd, piece)
-                        written.append(fd)
+                            write_whole(written[-1], piece)
+                    if len(written) > 1:
+                        start_writing(written)
                     for fd in written:
                         os.fsync(fd)
+                finally:
+                    for fd in written:
+                        os.close(fd)
                 yield [(folder, temp) for temp in temps]
             finally:
                 for temp in temps:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tts_tasks.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 #: What an unfinished file's name ends with.
@@ -48,6 +48,18 @@ def write_whole(fd: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+def start_writing(fds: Sequence[int]) -> None:
+    """Have files written to the disk together, before each of them is synced.
+
+    A file system gives a file its place when it is written. On ext4 the first sync then commits
+    the places of all; without it each one is a commit of its own, which takes twice as long.
+    """
+    for fd in fds:
+        os.posix_fadvise(
+            fd, 0, 0, os.POSIX_FADV_DONTNEED
+        )  # what is not written yet stays in memory
 
 
 def open_folder(parent: int, folder: str, *, create: bool) -> int:

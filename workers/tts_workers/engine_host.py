@@ -60,11 +60,13 @@ class LoadedEngine:
     capabilities: dict[str, Any]
     storage: Storage  #: where what it speaks will go: a worker without one is not ready either
     epochs: EpochMarks  #: up to where the storage says that the lane's epochs are used
+    sample_rate_hz: int = field(init=False)
     voices: VoiceCache = field(init=False, repr=False)  #: what it has encoded
     lexicons: KeptLexicons = field(init=False, repr=False)  #: that it was asked for
 
     def __post_init__(self) -> None:
         """Begin with no voice encoded and no lexicon read."""
+        object.__setattr__(self, "sample_rate_hz", self.engine.capabilities().sample_rate_hz)
         voices = VoiceCache(self.engine, self.fingerprint, self.storage)
         object.__setattr__(self, "voices", voices)
         object.__setattr__(self, "lexicons", KeptLexicons(self.storage))

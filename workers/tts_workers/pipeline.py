@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
@@ -93,8 +93,7 @@ class Line:
 
     def named(self, name: str, item_id: str) -> None:
         """Take down what the manifest says."""
-        meta = replace(self.claim.meta, name=name, item_id=item_id)
-        self.claim = replace(self.claim, meta=meta)
+        self.claim = _claim(self.batch, self.job, self.claim.worker, name, item_id)
 
     def close(self) -> None:
         """Let its sound go."""
@@ -147,16 +146,20 @@ class Pipeline:
         Not before: what waits here cannot be spoken by anybody else. Returns what `nothing_taken`
         is to be told.
         """
-        limits = self.limits
-        room = limits.lines_ahead - limits.run_lines
         with self._lock:
             while not self.stopped:
-                early_s = sum(line.left_s() for line in self._in_hand) - limits.ahead_s
-                if self._ahead <= room and early_s <= 0:
-                    return self._news
+                early_s = math.inf
+                if self._may_take():
+                    left_s = sum(line.left_s() for line in self._in_hand)
+                    early_s = left_s - self.limits.ahead_s
+                    if early_s <= 0:
+                        return self._news
                 # by then, if the engine is as fast as expected; a change is told
-                self._room.wait(early_s if 0 < early_s < math.inf else None)
+                self._room.wait(early_s if early_s < math.inf else None)
             return None
+
+    def _may_take(self) -> bool:
+        return self._ahead <= self.limits.lines_ahead - self.limits.run_lines
 
     def nothing_taken(self, news: int) -> bool:
         """Learn that there was nothing to take; False: nor will there be.
@@ -176,7 +179,9 @@ class Pipeline:
         """Take a run in hand."""
         with self._lock:
             self._runs += 1
-            lines = [Line(run.batch, job, self._runs, _claim(run, job, worker)) for job in run.jobs]
+            lines = [
+                Line(run.batch, job, self._runs, _claim(run.batch, job, worker)) for job in run.jobs
+            ]
             self._in_hand.update(lines)
             self._ahead += len(lines)
             return lines
@@ -220,7 +225,8 @@ class Pipeline:
             self._spoken.append(line)
             if self._wants_storer():
                 self._storers.notify()
-            self._room.notify_all()
+            if self._may_take():  # to wake it for each line would cost more than taking does
+                self._room.notify_all()
 
     def _wants_storer(self) -> bool:
         """Whether another thread is to begin to store.
@@ -383,12 +389,12 @@ class Pipeline:
             condition.notify_all()
 
 
-def _claim(run: Run, job: TakenJob, worker: str) -> Claim:
+def _claim(batch: str, job: TakenJob, worker: str, name: str = "", item_id: str = "") -> Claim:
     return Claim(
-        job_id=keys.batch_job_id(run.batch, job.line),
+        job_id=keys.batch_job_id(batch, job.line),
         worker=worker,
         attempt=job.attempt,
         request={},
-        meta=JobMeta(queue="", name="", batch=run.batch, line=job.line),
+        meta=JobMeta(queue="", name=name, batch=batch, line=job.line, item_id=item_id),
         accepted_ms=0,
     )

@@ -101,7 +101,7 @@ class Rendering:
         self._request = request
         self._loaded = loaded
         self._tools = tools
-        self._sample_rate_hz = loaded.engine.capabilities().sample_rate_hz
+        self._sample_rate_hz = loaded.sample_rate_hz
         self._pcm = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115
         self._segments: list[Segment] = []
         self._plan = ""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: How long settling rests in between, in seconds: short lines end by the hundred.
-_SETTLE_EVERY_S: Final = 0.05
+_SETTLE_EVERY_S: Final = 0.1
 
 
 class Ending:

@@ -54,8 +54,8 @@ MUTANTS = (
         "slow-engine-hoards-lines",
         "batch",
         f"{_WORKERS}/pipeline.py",
-        "if self._ahead <= room and early_s <= 0:",
-        "if self._ahead <= room:",
+        "if early_s <= 0:",
+        "if early_s < math.inf:",
         BATCH_RUNNER,
     ),
     Mutant(
