@@ -26,6 +26,7 @@ from tts_tasks.storage import open_storage
 from tts_tasks.voices.names import DEFAULT_VOICE, VoiceName, pin_of, pinned_sha256
 from tts_tasks.voices.references import ReferenceStore, batch_user
 from tts_tasks.voices.store import VoiceStore
+from tts_tasks.voices.transcripts import check_prompt, length_s
 
 if TYPE_CHECKING:
     from tts_tasks.requests import SpeechRequest
@@ -93,7 +94,8 @@ class Pinning:
         self._user = user
         self._bring = bring
         self._lexicons = lexicons
-        self._brought: dict[str, str | RequestError] = {}  #: paths → content hashes
+        #: paths → content hashes, and seconds of audio
+        self._brought: dict[str, tuple[str, float] | RequestError] = {}
         self._uses: set[tuple[str, str]] = set()  #: that are noted
 
     def pin(self, request: SpeechRequest) -> SpeechRequest:
@@ -153,10 +155,12 @@ class Pinning:
             return {}
         if request.voice != DEFAULT_VOICE:
             raise RequestError("voice", "has no place beside prompt audio, which is a voice itself")
-        return {"prompt_audio": pin_of(self._put(str(request.prompt_audio)))}
+        sha256, audio_s = self._put(str(request.prompt_audio))
+        check_prompt(request.prompt_text, audio_s)
+        return {"prompt_audio": pin_of(sha256)}
 
-    def _put(self, path: str) -> str:
-        """Bring the audio of a path into storage, once; returns its content hash."""
+    def _put(self, path: str) -> tuple[str, float]:
+        """Bring the audio of a path into storage, once; returns its content hash and seconds."""
         if self._bring is None:
             raise RequestError(
                 "prompt_audio",
@@ -167,7 +171,9 @@ class Pinning:
             if len(self._brought) >= _REMEMBERED:
                 self._brought.clear()
             try:
-                self._brought[path] = self._references.put(self._bring(path), self._user())
+                audio = self._bring(path)
+                sha256 = self._references.put(audio, self._user())
+                self._brought[path] = sha256, length_s(audio)
             except RequestError as error:
                 self._brought[path] = error
         found = self._brought[path]

@@ -135,7 +135,9 @@ def _with_uploaded_audio(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         return kwargs
     from tts_tasks.voices.operations import upload_reference
 
-    return {**kwargs, "prompt_audio": upload_reference(audio)}
+    text = kwargs.get("prompt_text")
+    known = text if isinstance(text, str) else None  # else it is refused as it is
+    return {**kwargs, "prompt_audio": upload_reference(audio, text=known)}
 
 
 def _changes(parsed: SpeechRequest, pinned: SpeechRequest) -> dict[str, Any]:

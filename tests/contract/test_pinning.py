@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import wave
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,6 +43,15 @@ def new_batch(storage: Storage, batch: str = "b1") -> None:
     Manifest(storage, batch).begin(Head(batch, "s", batch, "default", 0, 1.0))
 
 
+def audio_of(path: str) -> bytes:
+    """Return the reference audio that `Files` has of a path."""
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setparams((1, 2, 24_000, 0, "NONE", ""))
+        file.writeframes(path.encode().ljust(2 * 3 * 24_000, b"\0"))
+    return target.getvalue()
+
+
 class Files:
     """Reference audio by path; counts how often each is asked for."""
 
@@ -51,7 +62,7 @@ class Files:
         self.asked.append(path)
         if "bad" in path:
             raise RequestError("prompt_audio", "is silent")
-        return path.encode()
+        return audio_of(path)
 
 
 # -- in a batch -----------------------------------------------------------------------------------
@@ -113,7 +124,7 @@ def test_audio_of_a_batch_stays_as_long_as_the_batch(storage: Storage) -> None:
     pinning.pin(request(prompt_audio="a.wav", prompt_text="你好"))
     VoiceStore(storage).remove(ALICE)
     noted = sorted(storage.list_hidden(".tts/voices/uses/batch/b1"))
-    wanted = sorted([sha256(b"1"), sha256(b"a.wav")])
+    wanted = sorted([sha256(b"1"), sha256(audio_of("a.wav"))])
     assert [name.rpartition("/")[2] for name in noted] == wanted
     Manifest(storage, "b1").remove()
     assert list(storage.list_hidden(".tts/voices/uses/batch/b1")) == []
@@ -131,9 +142,9 @@ def test_each_file_is_brought_once(storage: Storage) -> None:
             with pytest.raises(RequestError, match="prompt_audio: is silent"):
                 pinning.pin(line)
         else:
-            assert pinning.pin(line).prompt_audio == pin_of(sha256(path.encode()))
+            assert pinning.pin(line).prompt_audio == pin_of(sha256(audio_of(path)))
     assert files.asked == ["a.wav", "bad.wav", "b.wav"]
-    assert ReferenceStore(storage).read(sha256(b"a.wav")) == b"a.wav"
+    assert ReferenceStore(storage).read(sha256(audio_of("a.wav"))) == audio_of("a.wav")
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,24 @@ def test_the_lines_of_a_batch_are_pinned_with_the_audio_beside_the_file(
     assert "is silent" in lines[4].rejected["reason"]
 
 
+def test_a_transcript_that_nobody_can_say_in_the_recording_is_refused(
+    sent: list[dict[str, Any]], take: Path
+) -> None:
+    """It is the text of something else; each line is judged by its own, the audio is read once."""
+    for audio in (take, take.read_bytes()):
+        with pytest.raises(RequestError, match="too long for") as caught:
+            synthesize.delay("再见", prompt_audio=audio, prompt_text="好" * 200)
+        assert caught.value.field == "prompt_text"
+    assert sent == []
+    items = [
+        {"text": "再见", "prompt_text": text, "prompt_audio": take.name}
+        for text in ("你好", "好" * 200, "你好。")
+    ]
+    client.submit_batch(items, id="b1", audio_root=take.parent)
+    rejected = [line.rejected and line.rejected["field"] for line in manifest("b1")]
+    assert rejected == [None, "prompt_text", None]
+
+
 def test_glm_tts_files_are_written_relative_to_another_root(
     sent: list[dict[str, Any]], tmp_path: Path
 ) -> None:

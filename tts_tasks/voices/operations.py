@@ -19,7 +19,7 @@ from tts_tasks.voices.files import prepared, read_audio
 from tts_tasks.voices.names import named, pin_of
 from tts_tasks.voices.references import ReferenceStore
 from tts_tasks.voices.store import VoiceStore
-from tts_tasks.voices.transcripts import check_length
+from tts_tasks.voices.transcripts import check_length, check_prompt
 from tts_tasks.voices.uses import users_of, wanted_audio
 
 if TYPE_CHECKING:
@@ -117,13 +117,16 @@ def voice_remove(name: str, *, force: bool = False) -> list[VoiceVersion]:
     return removed
 
 
-def upload_reference(audio: bytes | os.PathLike[str]) -> str:
+def upload_reference(audio: bytes | os.PathLike[str], *, text: str | None = None) -> str:
     """Bring a recording into storage; returns what to give as ``prompt_audio``.
 
-    It is kept for two days, and as long as a job or a batch needs it. Raises `RequestError` for a
-    recording that is no good.
+    It is kept for two days, and as long as a job or a batch needs it. ``text``: what will be given
+    as ``prompt_text``, where that is known. Raises `RequestError` for a recording that is no good,
+    and for a text that cannot be said in it.
     """
     reference = prepared(read_audio(audio))
+    if text is not None:
+        check_prompt(text, reference.checks.speech_s)
     references = ReferenceStore(open_storage(get_settings().storage_url))
     return pin_of(references.put(reference.data, references.for_today()))
 

@@ -109,6 +109,25 @@ def test_it_speaks_what_the_server_sends(
     assert ("stream_format" in request) is how.get("stream", True)
 
 
+def test_what_cannot_be_closed_is_not_loaded_again(
+    engines: list[OpenAIHttpEngine], server: SpeechServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as what it is: a load that has failed, and is tried again later."""
+    engine = loaded(engines, server.url)
+    close = LoopThread.close
+
+    def stuck(loop: LoopThread) -> None:
+        close(loop)
+        raise EngineError("it did not end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoopThread, "close", stuck)
+        with pytest.raises(EngineLoadError, match="not closed; it did not end"):
+            engine.load("cpu")
+    engine.load("cpu")
+    assert speak(engine).size
+
+
 def test_a_streamed_wav_file_whose_header_knows_no_sizes_is_read(
     tmp_path: Path, engines: list[OpenAIHttpEngine]
 ) -> None:

@@ -104,7 +104,8 @@ class OpenAIHttpEngine:
 
     def load(self, device: str) -> None:  # noqa: ARG002 - the server sees this process's devices
         """Start or find the server and wait until it is ready; raises `EngineLoadError`."""
-        self.close()
+        if left := self._left_behind(at_once=False):
+            raise EngineLoadError(f"openai_http was loaded before, and is not closed{left}")
         self._is_lost = False
         settings = self._settings
         own_voice = self._own_voice()
