@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
     """Return who is primary where, what pools can do, who lives, what waits, and open batches.
 
-    For a queue of batches, ``queues`` says how many lines are not ended; of a batch that is still
-    being accepted, how many are ready.
+    Lanes are those that have workers; this process's own too where nobody has any, or jobs wait in
+    it. For a queue of batches, ``queues`` says how many lines are not ended; of a batch that is
+    still being accepted, how many are ready.
 
     ``heartbeat_age_s`` is by Redis's clock, to the second; it is for people. The watchdog counts
     changes on its own.
@@ -41,7 +42,9 @@ def cluster_status(*, settings: Settings | None = None) -> dict[str, Any]:
     client = shared_client(settings.redis_url)
     records = {id_: record for id_, record in coordinator.workers().items() if record}
     routes = {Route(record.pool, record.lane) for record in records.values()}
-    routes.add(route_of(settings))
+    mine = route_of(settings)
+    if not routes or any(_queue_lengths({mine}, settings).values()):
+        routes.add(mine)  # nobody serves it, or not any more
     lanes, primaries = [], {}
     for route in sorted(routes, key=lambda route: route.lane_key):
         lease = coordinator.read(route.lane_key)

@@ -21,8 +21,9 @@ from tts_tasks.ledger import BatchBook, JobLedger
 from tts_tasks.lexicons import parse_lexicon
 from tts_tasks.lexicons.store import LexiconStore
 from tts_tasks.pinning import forget_recent
+from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
-from tts_tasks.routing import Route, Router, forget_registry, registered, router_of
+from tts_tasks.routing import Route, Router, forget_registry, registered, route_of, router_of
 from tts_tasks.settings import Settings, get_settings
 from tts_tasks.storage import open_storage
 
@@ -381,6 +382,25 @@ def test_the_status_shows_what_pools_can_do(two_pools: Registry) -> None:
     assert (en["serving"], en["workers"], en["lanes"]) == (1, 2, ["0"])
     assert (zh["serving"], zh["features"], zh["engine"]) == (2, ("clone",), "e")
     assert new == {"pool": "new", "lanes": ["0"], "workers": 1, "serving": 0}
+
+
+def test_the_status_leaves_out_a_lane_that_nobody_has_to_do_with(two_pools: Registry) -> None:
+    """A cluster of pools has none that is called as this process's settings would have it."""
+    status = client.cluster_status()
+    assert [lane["pool"] for lane in status["lanes"]] == ["en", "zh"]
+    assert not [name for name in status["queues"] if "default" in name]
+    mine = route_of(get_settings())
+    connect(get_settings().celery_url).lpush(mine.online_queue, "left behind")
+    status = client.cluster_status()
+    assert [lane["pool"] for lane in status["lanes"]] == ["default", "en", "zh"]
+    assert status["queues"][mine.online_queue] == 1
+
+
+def test_the_status_of_an_empty_cluster_shows_the_lane_that_is_wanted(registry: Registry) -> None:
+    """With nobody in it."""
+    registry.forget("nobody")
+    (lane,) = client.cluster_status()["lanes"]
+    assert (lane["pool"], lane["lane"], lane["primary"]) == ("default", "0", None)
 
 
 def test_every_lane_of_the_registry_is_known(two_pools: Registry) -> None:
