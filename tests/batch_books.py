@@ -204,3 +204,19 @@ def claim_of(job: TakenJob, worker: str = "w1", batch_id: str = BATCH) -> Claim:
 def lines_of(jobs: Sequence[TakenJob]) -> list[int]:
     """Return the lines of taken jobs, in their order."""
     return [job.line for job in jobs]
+
+
+def open_again(books: Books, **other: Any) -> bool:
+    """Open the batch, with other fields than before; True if there was none."""
+    fields = {"source": "s", "output": BATCH, "queue": QUEUE, "created_ms": 1} | other
+    return books.book.open(BATCH, **fields)
+
+
+def done_with_failures(books: Books) -> None:
+    """Bring a batch of three lines to its end: the second and the third have failed."""
+    books.open(lines=3)
+    jobs = books.taken()
+    books.end(jobs[:1])
+    books.end(jobs[1:], "failed")
+    assert books.book.flushed(BATCH, 1, [1, 2, 3])
+    assert books.book.reported(BATCH, "uri", retention_s=60)

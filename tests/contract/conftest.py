@@ -1,4 +1,4 @@
-"""The storages that contract suites run on: a local folder, S3 over real HTTP, memory."""
+"""What contract suites run on, each kind in turn: storages, and books of batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.batch_books import KINDS, Books, books_of_kind
 from tests.s3_server import BUCKET, s3_server, use_s3
 from tts_tasks.storage import Storage, open_storage
 from tts_tasks.testing import MemoryStorage
@@ -42,3 +43,9 @@ def open_again(
 def storage(open_again: Callable[[], Storage]) -> Storage:
     """Return an empty storage."""
     return open_again()
+
+
+@pytest.fixture(params=KINDS)
+def books(request: pytest.FixtureRequest) -> Books:
+    """Each kind of book in turn, empty."""
+    return books_of_kind(request.param, request)

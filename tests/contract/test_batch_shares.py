@@ -10,28 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.batch_books import (
-    BATCH,
-    KINDS,
-    QUEUE,
-    Books,
-    books_in_redis,
-    books_of_kind,
-    chunk_of,
-    ending,
-)
+from tests.batch_books import BATCH, QUEUE, Books, books_in_redis, chunk_of, ending
 from tts_tasks.ledger.turns import TurnOrder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import redis
-
-
-@pytest.fixture(params=KINDS)
-def books(request: pytest.FixtureRequest) -> Books:
-    """Each kind of book in turn, empty."""
-    return books_of_kind(request.param, request)
 
 
 def chars_taken(books: Books, runs: int, *, jobs: int = 2) -> Counter[str]:

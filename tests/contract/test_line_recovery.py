@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.batch_books import BATCH, KINDS, QUEUE, Books, books_of_kind, ending, lines_of
+from tests.batch_books import BATCH, QUEUE, Books, ending, lines_of
 from tests.shifts import Events
 from tts_tasks import keys
 from tts_tasks.ledger.batch_lines import BatchLines
@@ -26,12 +26,6 @@ LOST = {"reason": "worker lost, silent 0.2 s"}
 
 class Died(Exception):  # noqa: N818 - it stands for a SIGKILL
     """The process is no more."""
-
-
-@pytest.fixture(params=KINDS)
-def books(request: pytest.FixtureRequest) -> Books:
-    """An empty book of each kind."""
-    return books_of_kind(request.param, request)
 
 
 def recovery_of(books: Books) -> LineRecovery:

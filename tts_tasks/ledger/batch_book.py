@@ -7,7 +7,8 @@ take of the line until its chunk is flushed. So a batch costs Redis no more when
 
 Rules 2 and 3 of the design live in the scripts that this module runs, as in `JobLedger`. Each is
 about one hash tag, and asking again after a lost reply is asking once. Proved by
-``tests/contract/test_batch_book.py``.
+``tests/contract/test_batch_book.py``, ``tests/contract/test_batch_flushing.py`` and
+``tests/contract/test_batch_cancel_retry_remove.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The worker's half of the book of batches: take runs of lines, end them, give them back.
 
-Proved by ``tests/contract/test_batch_book.py``.
+Proved by ``tests/contract/test_batch_book.py`` and ``tests/contract/test_batch_given_back.py``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Stride scheduling (Waldspurger and Weihl, 1995): each batch has a virtual time, 
 ``chars / priority`` with each run it gets, and the one with the smallest gets the next. So a small
 batch does not wait behind a large one. The batch's own virtual time stands in its hash and is
 charged by the script that takes the run; the sorted set of the queue is an index of it, of the
-batches that may have work. Proved by ``tests/contract/test_batch_book.py``.
+batches that may have work. Proved by ``tests/contract/test_batch_shares.py``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 First come, first served, by the order in which they were opened. Nobody has to pass a turn on: a
 batch that is over, gone or deserted does not count when the next one looks. Proved by
-``tests/contract/test_batch_book.py``.
+``tests/contract/test_batch_shares.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Keeps the engine's process in order, from its parent: hears it, ends it, tells of its end.
 
 It performs no I/O, so that an engine is ended whatever the store does; what takes longer, such as
-giving back what a dead one held, is left to the `Chores`. Proved by ``tests/unit/test_agent.py``.
+giving back what a dead one held, is left to the `Chores`. Proved by
+``tests/unit/test_child_supervisor.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Whether a worker is fit to serve: its engine has spoken (rule 7), and its device is well."""
+"""Whether a worker is fit to serve: its engine has spoken (rule 7), and its device is well.
+
+Proved by ``tests/unit/test_fitness.py``.
+"""
 
 from __future__ import annotations
 

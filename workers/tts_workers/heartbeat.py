@@ -1,4 +1,7 @@
-"""A worker's own record, and the beat by which the others see that it is alive and what it is."""
+"""A worker's own record, and the beat by which the others see that it is alive and what it is.
+
+Proved by ``tests/unit/test_heartbeat.py``.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from tests.mutants.catalogue.mutant import Mutant
-from tests.mutants.catalogue.suites import BOOK, LOSSES, SHARES, SHIFT, WINDOW
+from tests.mutants.catalogue.suites import (
+    BOOK,
+    CANCEL_RETRY_REMOVE,
+    FLUSHING,
+    GIVEN_BACK,
+    LOSSES,
+    SHARES,
+    SHIFT,
+    WINDOW,
+)
 
 _LEDGER = "tts_tasks/ledger/scripts"
 _WORKERS = "workers/tts_workers"
@@ -40,7 +49,7 @@ MUTANTS = (
         f"{_LEDGER}/take_lines.lua",
         "if #lines > 0 and (strikes > 0 or chars + tonumber(length) > max_chars) then",
         "if #lines > 0 and chars + tonumber(length) > max_chars then",
-        BOOK,
+        GIVEN_BACK,
     ),
     Mutant(
         "take-charges-from-the-past",
@@ -80,7 +89,7 @@ MUTANTS = (
         f"{_LEDGER}/release_lines.lua",
         "local held = redis.call('HGET', KEYS[2], line) == ARGV[1]",
         "local held = redis.call('HGET', KEYS[2], line) ~= ''",
-        BOOK,
+        GIVEN_BACK,
     ),
     Mutant(
         "released-lines-go-to-the-end",
@@ -88,7 +97,7 @@ MUTANTS = (
         f"{_LEDGER}/release_lines.lua",
         "redis.call('LPUSH', KEYS[1], entry[2])",
         "redis.call('RPUSH', KEYS[1], entry[2])",
-        BOOK,
+        GIVEN_BACK,
     ),
     Mutant(
         "feed-out-of-order",
@@ -104,7 +113,7 @@ MUTANTS = (
         f"{_LEDGER}/flush_chunk.lua",
         "if redis.call('HGET', KEYS[2], ARGV[1]) ~= '0' then",
         "if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then",
-        BOOK,
+        FLUSHING,
     ),
     Mutant(
         "cancel-counts-released-lines-twice",
@@ -112,7 +121,7 @@ MUTANTS = (
         f"{_LEDGER}/cancel_batch.lua",
         "if holder ~= '' then  -- else",
         "if holder then  -- else",
-        BOOK,
+        CANCEL_RETRY_REMOVE,
     ),
     Mutant(
         "cancel-forgets-running-lines",
@@ -120,7 +129,7 @@ MUTANTS = (
         f"{_LEDGER}/cancel_batch.lua",
         "if job[1] == 'running' or job[1] == 'accepted' then",
         "if job[1] == 'accepted' then",
-        BOOK,
+        CANCEL_RETRY_REMOVE,
     ),
     Mutant(
         "reopen-what-has-not-failed",
@@ -128,7 +137,7 @@ MUTANTS = (
         f"{_LEDGER}/reopen_chunk.lua",
         "or failed > tonumber(batch[3] or '0') or cancelled > tonumber(batch[4] or '0') then",
         "then",
-        BOOK,
+        CANCEL_RETRY_REMOVE,
     ),
     Mutant(
         "report-before-all-is-flushed",
@@ -136,7 +145,7 @@ MUTANTS = (
         f"{_LEDGER}/report_batch.lua",
         "if batch[1] ~= '1' or tonumber(batch[3] or '0') < tonumber(batch[2]) then",
         "if batch[1] ~= '1' then",
-        BOOK,
+        FLUSHING,
     ),
     Mutant(
         "newcomer-starts-at-zero",

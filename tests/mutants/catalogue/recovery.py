@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tests.mutants.catalogue.mutant import Mutant
 from tests.mutants.catalogue.suites import (
-    AGENT,
-    BOOK,
     CHILD,
+    CHILD_SUPERVISOR,
     CHORES,
     DECISION,
+    GIVEN_BACK,
+    HEARTBEAT,
     LEDGER,
     PUBLISH,
     RECOVERY,
@@ -78,7 +79,7 @@ MUTANTS = (
         f"{_WORKERS}/heartbeat.py",
         "if now_s < self._next_beat_s and presence == self._record.presence:",
         "if now_s < self._next_beat_s:",
-        AGENT,
+        HEARTBEAT,
     ),
     # -- recovery -------------------------------------------------------------------------------
     Mutant(
@@ -163,7 +164,7 @@ MUTANTS = (
         f"{_LEDGER}/take_lines.lua",
         "return job[5] == worker and",
         "return false and",
-        BOOK,
+        GIVEN_BACK,
     ),
     Mutant(
         "who-failed-never-takes-it-again",
@@ -171,7 +172,7 @@ MUTANTS = (
         f"{_LEDGER}/take_lines.lua",
         "and age_ms >= 0 and age_ms < elsewhere_ms",
         "and elsewhere_ms > 0",
-        BOOK,
+        GIVEN_BACK,
     ),
     Mutant(
         "exhausted-line-waits-for-others",
@@ -179,7 +180,7 @@ MUTANTS = (
         f"{_LEDGER}/take_lines.lua",
         " and strikes < max_strikes and age_ms",
         " and age_ms",
-        BOOK,
+        GIVEN_BACK,
     ),
     Mutant(
         "line-for-others-is-lost",
@@ -187,7 +188,7 @@ MUTANTS = (
         f"{_LEDGER}/take_lines.lua",
         "for i = #left, 1, -1 do",
         "for i = #left, 2, -1 do",
-        BOOK,
+        GIVEN_BACK,
     ),
     Mutant(
         "strikes-without-end",
@@ -203,7 +204,7 @@ MUTANTS = (
         f"{_WORKERS}/child_supervisor.py",
         "self._chores.child_died(pid, evidence)",
         "pass",
-        AGENT,
+        CHILD_SUPERVISOR,
     ),
     Mutant(
         "dead-child-costs-its-successor-its-job",
@@ -299,7 +300,7 @@ MUTANTS = (
         f"{_WORKERS}/child_supervisor.py",
         "        self._look()  # what it had in hand when it died\n",
         "",
-        AGENT,
+        CHILD_SUPERVISOR,
     ),
     Mutant(
         "a-foreign-file-is-not-looked-for",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.mutants.catalogue.mutant import Mutant
-from tests.mutants.catalogue.suites import AGENT, GPU_HEALTH, POOLS, ROUTING
+from tests.mutants.catalogue.suites import FITNESS, GPU_HEALTH, POOLS, ROUTING
 
 _WORKERS = "workers/tts_workers"
 
@@ -88,7 +88,7 @@ MUTANTS = (
         f"{_WORKERS}/fitness.py",
         "verdict.faults > before.faults",
         "verdict.faults > before.faults > 0",
-        AGENT,
+        FITNESS,
     ),
     Mutant(
         "ready-on-a-broken-device",
@@ -96,7 +96,7 @@ MUTANTS = (
         f"{_WORKERS}/agent.py",
         "ready=not self._fitness.fault,",
         "ready=True,",
-        AGENT,
+        FITNESS,
     ),
     Mutant(
         "well-before-it-has-spoken",
@@ -104,7 +104,7 @@ MUTANTS = (
         f"{_WORKERS}/fitness.py",
         "ready = self._child.has_spoken and not fault",
         "ready = not fault",
-        AGENT,
+        FITNESS,
     ),
     Mutant(
         "all-hot-and-nobody-serves",
@@ -112,7 +112,7 @@ MUTANTS = (
         f"{_WORKERS}/observer.py",
         'and not (cool and record.gpu.get("hot"))',
         "and True",
-        AGENT,
+        FITNESS,
     ),
     Mutant(
         "well-at-once",

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from tests.mutants.catalogue.mutant import Mutant
-from tests.mutants.catalogue.suites import BATCH_RUNNER, BOOK, LINES, RECOVERY, SHIFT, SUBMISSION
+from tests.mutants.catalogue.suites import (
+    BATCH_RUNNER,
+    CANCEL_RETRY_REMOVE,
+    GIVEN_BACK,
+    LINES,
+    RECOVERY,
+    SHIFT,
+    SUBMISSION,
+)
 
 _LEDGER = "tts_tasks/ledger/scripts"
 _WORKERS = "workers/tts_workers"
@@ -96,7 +104,7 @@ MUTANTS = (
         f"{_LEDGER}/release_lines.lua",
         "if ARGV[2] == '1' then",
         "if ARGV[2] == '2' then",
-        BOOK,
+        GIVEN_BACK,
     ),
     Mutant(
         "untried-line-comes-before-the-tried",
@@ -120,7 +128,7 @@ MUTANTS = (
         f"{_LEDGER}/reopen_chunk.lua",
         "redis.call('DEL', KEYS[5])",
         "redis.call('PERSIST', KEYS[5])",
-        BOOK,
+        CANCEL_RETRY_REMOVE,
     ),
     Mutant(
         "cancelled-line-leaves-its-segments",
@@ -128,7 +136,7 @@ MUTANTS = (
         f"{_LEDGER}/flush_chunk.lua",
         "'state') == 'cancelled' then",
         "'state') == 'nothing' then",
-        BOOK,
+        CANCEL_RETRY_REMOVE,
     ),
     Mutant(
         "ended-line-leaves-its-segments",
