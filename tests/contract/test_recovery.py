@@ -23,6 +23,7 @@ from tts_tasks.ledger import BatchBook, Claim, JobLedger, JobMeta, LoggedSegment
 from tts_tasks.ledger.batch_records import LineEnding
 from tts_tasks.redis_connection import connect
 from tts_tasks.requests import SpeechRequest
+from tts_tasks.routing import Route
 from tts_tasks.settings import get_settings
 from tts_tasks.storage import open_storage
 from tts_tasks.testing import ALL_KNOWN
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import redis
+
+    from tts_tasks.coordination import Lease
 
 BATCH = "b1"
 QUEUE = "tts.batch.default"
@@ -55,6 +58,7 @@ class World:
         self.recovery = Recovery(
             app,
             get_settings(),
+            name=OTHER,
             ledger=self.ledger,
             coordinator=self.coordinator,
             events=self.events,
@@ -111,6 +115,18 @@ class World:
             if self.redis.hget(keys.job(job), "claimed_ms"):
                 self.redis.hincrby(keys.job(job), "claimed_ms", -60_000)
 
+    def register(self, worker: str, pool: str = "default", **fields: Any) -> None:
+        """Have a worker beat once."""
+        record = WorkerRecord(id=worker, host="h", pid=1, pool=pool, lane="0", beat=1, **fields)
+        self.coordinator.beat(record, 30)
+
+    def lead(self, lane_key: str, worker: str) -> Lease:
+        """Have a worker of a pool's first lane be its primary."""
+        self.register(worker, lane_key.partition(".")[0])
+        lease = self.coordinator.acquire(lane_key, worker, 30, ALL_KNOWN)
+        assert lease is not None
+        return lease
+
     def state(self, job: str) -> tuple[str, str]:
         record = self.ledger.get(job)
         assert record is not None
@@ -137,8 +153,7 @@ def test_a_dead_workers_job_is_given_back_and_rung(world: World) -> None:
     """Its message was acknowledged or lost: the ledger knows of the job, so it is rung anew."""
     (job,) = world.accept()
     world.claim(job, DEAD)
-    record = WorkerRecord(id=DEAD, host="h", pid=1, pool="default", lane="0", beat=1)
-    world.coordinator.beat(record, 30)
+    world.register(DEAD)
 
     world.recovery.recover(DEAD, silent_s=3.0)
 
@@ -196,6 +211,29 @@ def test_a_job_is_free_before_its_message_comes_back(
     world.recovery.recover(DEAD, silent_s=3.0)
     assert seen == [("accepted", "")]
     assert world.waiting() == [job]
+
+
+def test_who_strikes_a_primary_off_takes_its_lease_away_first(world: World) -> None:
+    """Its lane's standbys, who would depose it, find it no longer in the registry."""
+    lane = Route("zh", "0").lane_key
+    lease = world.lead(lane, DEAD)
+    world.recovery.recover(DEAD, silent_s=0.2)
+    assert world.coordinator.read(lane) is None
+    (deposed,) = world.seen("lease.deposed")
+    assert (deposed["lane"], deposed["holder"], deposed["epoch"]) == (lane, DEAD, lease.epoch)
+    assert deposed["by"] == OTHER
+
+
+def test_the_lease_of_a_successor_stays(world: World) -> None:
+    """Somebody was faster."""
+    lane = Route("zh", "0").lane_key
+    first = world.lead(lane, DEAD)
+    assert world.coordinator.remove(lane, first)
+    second = world.lead(lane, OTHER)
+    world.register(DEAD, "zh")
+    world.recovery.recover(DEAD, silent_s=0.2)
+    assert world.coordinator.read(lane) == second
+    assert world.seen("lease.deposed") == []
 
 
 def test_recovery_takes_nothing_from_who_has_the_job_now(world: World) -> None:
@@ -302,7 +340,7 @@ def test_a_storage_that_keeps_a_lane_without_a_primary_is_told_of_once(
     root = tmp_path / "store"
     settings = get_settings().model_copy(update={"storage_url": root.as_uri()})
     stores = {"ledger": world.ledger, "coordinator": world.coordinator, "events": world.events}
-    recovery = Recovery(app, settings, **stores)  # type: ignore[arg-type]
+    recovery = Recovery(app, settings, name=OTHER, **stores)  # type: ignore[arg-type]
     assert recovery.highest_epoch() == 0
     for _ in range(2):
         shutil.rmtree(root, ignore_errors=True)
@@ -389,10 +427,7 @@ def take_lines(world: World, worker: str, *, lines: int = 3) -> BatchBook:
 def test_the_lines_of_a_dead_worker_go_back_and_somebody_hears_of_it(world: World) -> None:
     """The line that it was heard to speak last gets the strike."""
     book = take_lines(world, DEAD)
-    record = WorkerRecord(
-        id=DEAD, host="h", pid=1, pool="default", lane="0", beat=1, job=f"{BATCH}:2"
-    )
-    world.coordinator.beat(record, 30)
+    world.register(DEAD, job=f"{BATCH}:2")
     world.recovery.recover(DEAD, silent_s=3.0)
     assert book.ready(BATCH) == 3
     assert [job.strikes for job in book.results(BATCH, [1, 2, 3]).values()] == [0, 1, 0]

@@ -190,6 +190,7 @@ class Worker:
             rescue = SimulatedRecovery(
                 world,
                 wire,
+                name=self.id,
                 ledger=MemoryLedger(world.store, wire=wire),  # type: ignore[arg-type]
                 coordinator=coordinator,
                 events=events,  # type: ignore[arg-type]

@@ -193,6 +193,7 @@ class AgentStep(bootsteps.StartStopStep):
         rescue = Recovery(
             parent.app,
             settings,
+            name=worker_id,
             ledger=JobLedger(settings.redis_url, broker_url=settings.celery_url),
             coordinator=coordinator,
             events=events,

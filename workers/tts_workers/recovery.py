@@ -28,6 +28,7 @@ from tts_tasks.voices.references import ReferenceStore
 from tts_tasks.voices.uses import wanted_audio
 from tts_workers.evidence import of_lost_worker
 from tts_workers.held_messages import held_by, put_back
+from tts_workers.lease_keeper import remove_lease
 from tts_workers.line_recovery import LineRecovery
 from tts_workers.link import nonce_prefix
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from tts_tasks.coordination import Coordinator
+    from tts_tasks.coordination import Coordinator, WorkerRecord
     from tts_tasks.events import EventLog
     from tts_tasks.ledger import JobLedger, JobRecord
     from tts_tasks.ledger.records import Evidence
@@ -73,11 +74,14 @@ class Recovery:
         app: Celery,
         settings: Settings,
         *,
+        name: str,
         ledger: JobLedger,
         coordinator: Coordinator,
         events: EventLog,
         book: BatchBook | None = None,
     ) -> None:
+        """``name``: who recovers, as events have it."""
+        self._name = name
         self._app = app
         self._settings = settings
         self._ledger = ledger
@@ -94,6 +98,8 @@ class Recovery:
         """Give back everything a dead worker held, and strike it off the registry."""
         record = self._coordinator.workers().get(worker_id)
         evidence = of_lost_worker(silent_s) | ({"job": record.job} if record else {})
+        if record is not None:
+            self._depose(record, silent_s)
         # released first: a message that comes back before would find the job still held
         released = self._release_claims(worker_id, evidence)
         lines, queues = self._lines.release(worker_id, evidence)
@@ -111,6 +117,18 @@ class Recovery:
             lines=lines,
             messages=len(restored),
         )
+
+    def _depose(self, record: WorkerRecord, silent_s: float) -> None:
+        """Take a dead worker's lease away before it is struck off.
+
+        Where another lane's worker has noticed its death first, those of its own lane, who would
+        depose it, no longer find it: they would have to wait until its lease has run out.
+        """
+        lease = self._coordinator.read(record.lane_key)
+        if lease is not None and lease.holder == record.id:
+            reason = f"it is dead: no heartbeat for {silent_s:.1f} s"
+            events, by = self._events, self._name
+            remove_lease(self._coordinator, events, record.lane_key, lease, by=by, reason=reason)
 
     def give_back_claims(
         self, worker_id: str, evidence: Evidence | None = None, *, child: int | None = None

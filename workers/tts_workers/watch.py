@@ -187,6 +187,7 @@ def _set_up(settings: Settings) -> StandaloneWatchdog:
     rescue = Recovery(
         app,
         settings,
+        name=name,
         ledger=JobLedger(settings.redis_url, broker_url=settings.celery_url),
         coordinator=coordinator,
         events=events,

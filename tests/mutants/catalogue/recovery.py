@@ -83,6 +83,22 @@ MUTANTS = (
     ),
     # -- recovery -------------------------------------------------------------------------------
     Mutant(
+        "struck-off-primary-keeps-its-lease",
+        "watchdog",
+        f"{_WORKERS}/recovery.py",
+        "if lease is not None and lease.holder == record.id:",
+        "if False:",
+        RECOVERY,
+    ),
+    Mutant(
+        "recovery-deposes-the-successor",
+        "watchdog",
+        f"{_WORKERS}/recovery.py",
+        "if lease is not None and lease.holder == record.id:",
+        "if lease is not None:",
+        RECOVERY,
+    ),
+    Mutant(
         "recovery-does-not-ring",
         "recovery",
         f"{_WORKERS}/recovery.py",
