@@ -215,7 +215,10 @@ def _write(
 ) -> tuple[bytes, int]:
     """Encode blocks, float32 or int16, at a rate that the format knows; returns file and frames."""
     target = io.BytesIO()
-    frames = (_write_wav if format == "wav" else _write_coded)(target, blocks, rate_hz, format)
+    if format == "wav":
+        frames = _write_wav(target, blocks, rate_hz)
+    else:
+        frames = _write_coded(target, blocks, rate_hz, format)
     if not frames:
         raise EngineError("there is no audio to encode: the engine returned no samples")
     # not a copy: hours of sound would keep the interpreter from everything else meanwhile
@@ -223,12 +226,7 @@ def _write(
     return (_with_fixed_ogg_serial(data) if _CODECS[format][0] == "OGG" else data), frames
 
 
-def _write_wav(
-    target: IO[bytes],
-    blocks: Iterator[NDArray[Any]],
-    rate_hz: int,
-    _: AudioFormat,
-) -> int:
+def _write_wav(target: IO[bytes], blocks: Iterator[NDArray[Any]], rate_hz: int) -> int:
     """Write what libsndfile would; short lines of a batch have no time for opening that."""
     frames = 0
     with wave.open(target, "wb") as file:

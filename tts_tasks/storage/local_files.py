@@ -57,9 +57,8 @@ def start_writing(fds: Sequence[int]) -> None:
     the places of all; without it each one is a commit of its own, which takes twice as long.
     """
     for fd in fds:
-        os.posix_fadvise(
-            fd, 0, 0, os.POSIX_FADV_DONTNEED
-        )  # what is not written yet stays in memory
+        # despite its name: what is not written yet begins to be, and stays in memory until it is
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def open_folder(parent: int, folder: str, *, create: bool) -> int:
