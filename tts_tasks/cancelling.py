@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from tts_tasks import keys
-from tts_tasks.errors import ConflictError, JobCancelledError, NotFoundError
+from tts_tasks.errors import ConflictError, JobCancelledError, NotFoundError, UnavailableError
 from tts_tasks.events import event_log
 from tts_tasks.ledger import BatchBook, JobLedger
+from tts_tasks.redis_connection import unavailable_is_clear
 from tts_tasks.settings import get_settings
 from tts_tasks.tasks import synthesize
+
+logger = logging.getLogger(__name__)
 
 
 def job_cancel(id: str) -> None:  # noqa: A002 - the field's name
@@ -38,4 +43,8 @@ def job_cancel(id: str) -> None:  # noqa: A002 - the field's name
         event_log(settings).emit("job.cancelled", job=id)
     # A worker tells it too, but only when it hears the message, or comes to the segment's end.
     task_id, error = record.meta.task_id or id, JobCancelledError(f"job {id} was cancelled")
-    synthesize.backend.store_result(task_id, error, "FAILURE")
+    try:
+        with unavailable_is_clear(settings.celery_url):
+            synthesize.backend.store_result(task_id, error, "FAILURE")
+    except UnavailableError as unavailable:  # a broker of its own; the job is cancelled even so
+        logger.warning("who waits for %s is not told yet that it is cancelled: %s", id, unavailable)

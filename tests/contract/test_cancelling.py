@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from celery import Task
 
 from tts_tasks import client, follow, keys, synthesize
@@ -212,3 +213,20 @@ def test_what_cannot_be_cancelled_is_refused_with_the_reason(unheard: str) -> No
         client.job_cancel("morning:1")
     with pytest.raises(RequestError, match="not a job id"):
         client.job_cancel("morning")
+
+
+def test_a_job_is_cancelled_though_nobody_can_be_told(
+    unheard: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker of its own that is away: the ledger has it, and who hears the message is told."""
+    job_id = client.submit_job(SpeechRequest(text="你好"))
+
+    def away(*_: Any, **__: Any) -> None:
+        raise redis.ConnectionError("connection refused")
+
+    monkeypatch.setattr(synthesize.backend, "store_result", away)
+    client.job_cancel(job_id)
+    record = JobLedger(unheard).get(job_id)
+    assert record is not None
+    assert record.state == "cancelled"
+    assert "not told yet" in caplog.text
