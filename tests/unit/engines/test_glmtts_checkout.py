@@ -270,6 +270,19 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path: Path) -> Non
         loaded(home=str(home))
 
 
+@pytest.mark.parametrize("error", ["OSError('libtorch_cuda.so')", "ImportError('no symbol')"])
+def test_a_package_that_does_not_load_is_told_with_what_to_look_at(
+    tmp_path: Path, error: str
+) -> None:
+    """As a torchaudio for CUDA beside a torch without it."""
+    home = copy_of_the_double(tmp_path)
+    with (home / "utils/audio.py").open("a") as file:
+        file.write(f"\nraise {error}\n")
+
+    with pytest.raises(EngineLoadError, match=r"does not load \((lib|no).*constraints-glmtts\.txt"):
+        loaded(home=str(home))
+
+
 def test_a_home_that_is_not_set_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first thing a user forgets."""
     monkeypatch.delenv("TTS_GLMTTS_HOME", raising=False)

@@ -148,8 +148,8 @@ class Checkout:
     def module(self, name: str) -> ModuleType:
         """Import one of its modules, or one that it uses; only `inside`.
 
-        Raises `EngineLoadError` for a package that is not installed, and for a module of another
-        place under the checkout's name.
+        Raises `EngineLoadError` for a package that is not installed or does not load, and for a
+        module of another place under the checkout's name.
         """
         try:
             module = importlib.import_module(name)
@@ -160,6 +160,12 @@ class Checkout:
             raise EngineLoadError(
                 f"the checkout needs the Python package {missing!r}, which is not installed:"
                 " pip install 'tts-tasks[glmtts]'"
+            ) from error
+        except (ImportError, OSError) as error:  # OSError: a library of its own, as torchaudio's
+            raise EngineLoadError(
+                f"a package that the checkout needs does not load ({error}): are torch and"
+                " torchaudio of one release, and both for CUDA? constraints-glmtts.txt has versions"
+                " that go together"
             ) from error
         file = str(getattr(module, "__file__", ""))
         if name.partition(".")[0] in self._names and not Path(file).is_relative_to(self.home):

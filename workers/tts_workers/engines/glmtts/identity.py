@@ -1,8 +1,8 @@
 """What a checkout and its weights are, in a hash: part of the engine's fingerprint.
 
 The weights have 9 GB, and reading them all would take longer than loading them. Of each file its
-size and three pieces of a megabyte are hashed, from its beginning, middle and end: other weights
-differ in nearly all their bytes.
+size and three pieces of a megabyte are hashed, from its beginning, middle and end: weights that
+were trained on differ in nearly all their bytes. A few numbers that somebody edits may be missed.
 """
 
 from __future__ import annotations
