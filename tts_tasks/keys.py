@@ -52,7 +52,7 @@ def check_task_id(task_id: str, lane_key: str) -> str:
 def split_job_id(job_id: str) -> tuple[str, str]:
     """Return ``(tag, item)``; raises `RequestError` for what is not a job id."""
     if not _JOB_ID_PATTERN.fullmatch(job_id):
-        raise RequestError("id", f"{job_id[:120]!r} is not a job id (TAG:ITEM)")
+        raise RequestError("id", f"{job_id[:120]!r} is not a job id (LANE:TASK, or BATCH:LINE)")
     tag, _, item = job_id.partition(":")
     return tag, item
 
@@ -61,7 +61,8 @@ def check_batch_id(batch: str) -> str:
     """Return the batch id; raises `RequestError` if it cannot be one."""
     if not BATCH_ID_PATTERN.fullmatch(batch):
         raise RequestError(
-            "id", f"{batch[:120]!r}: use letters, digits and . _ - (at most 80, a letter first)"
+            "id",
+            f"{batch[:120]!r}: use letters, digits and . _ - (at most 80, a letter or digit first)",
         )
     return batch
 

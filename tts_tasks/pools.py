@@ -304,6 +304,8 @@ def _named(needs: Needs, pools: Mapping[str, Pool]) -> str:
 
 
 def _no_pool(needs: Needs, pools: Mapping[str, Pool]) -> NoPoolError:
+    if needs.pool and needs.pool not in pools:
+        return NoPoolError(f"pool {needs.pool}", dict.fromkeys(pools, "is another one"))
     there = {pool.name: _why_not(pool, needs) for pool in pools.values()}
     return NoPoolError(str(needs), there)
 

@@ -121,6 +121,8 @@ def without_secrets(text: str) -> str:
 
 
 def _blot_out(match: re.Match[str]) -> str:
+    if match[0].endswith("://[:password@"):  # it says how such a URL looks
+        return match[0]
     return f"{match[1] or match[2]}***@"
 
 

@@ -346,6 +346,18 @@ def test_the_same_file_again_rejects_the_same_lines_whoever_is_there_now(
     assert pool_of("b") == "en"
 
 
+def test_a_batch_that_is_all_in_stays_in_its_pool(two_pools: Registry) -> None:
+    """To submit it to another one is a conflict, not a command that seems to have worked."""
+    items = [{"text": "a1"}, {"text": "a2"}]
+    client.submit_batch(items, id="b", pool="en")
+    for pool in ("zh", "nowhere"):
+        with pytest.raises(ConflictError, match="is in the pool en, and stays there"):
+            client.submit_batch(items, id="b", pool=pool)
+    for pool in ("en", ""):
+        assert client.submit_batch(items, id="b", pool=pool or None).total == 2
+    assert pool_of("b") == "en"
+
+
 def test_strict_counts_what_the_pool_cannot_speak(two_pools: Registry) -> None:
     """Before anything is accepted."""
     with pytest.raises(RequestError, match=r"line 3: requires\.language: this batch goes to"):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tts_tasks.errors import EngineLoadError, EngineLostError
+from tts_tasks.errors import EngineLoadError, EngineLostError, StorageError
 from tts_tasks.requests import Requirements
+from tts_tasks.storage import LocalStorage
 from tts_workers import engine_host
 from tts_workers.engine_host import MOST_VOICES, PROBE_TEXT, EngineHost, described
 from tts_workers.engines.base import Capabilities, EngineVoice, Segment, Spoken
@@ -87,6 +88,23 @@ def test_a_worker_is_ready_after_its_engine_has_spoken(
     assert told["model_version"] == "1"
     assert world.engine.spoken == [PROBE_TEXT]
     assert world.host.wait(0).name == "probed (1)"
+
+
+def test_a_worker_whose_storage_takes_nothing_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take jobs that it cannot publish, and cannot even claim."""
+
+    def refuse(*_: object) -> None:
+        raise StorageError("no permission")
+
+    monkeypatch.setattr(LocalStorage, "replace", refuse)
+    monkeypatch.setattr(LocalStorage, "write", refuse)
+    world = World(tmp_path / "store", monkeypatch, samples=8)
+    world.host.start()
+    said = world.said.get(timeout=30)
+    assert said == {"event": "load_failed", "reason": "no permission"}
+    assert world.engine.spoken == []
 
 
 @pytest.mark.parametrize(

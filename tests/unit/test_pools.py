@@ -200,7 +200,7 @@ def test_a_home_that_somebody_has_named_is_left_only_for_what_it_lacks(
             ["feature clone", "en lacks the feature clone (it has none)", "zh speaks zh"],
         ),
         (Needs(pool="zh", language="en"), ["zh speaks zh", "en is not the one that is asked for"]),
-        (Needs(pool="nowhere"), ["pool nowhere", "zh is not the one"]),
+        (Needs(pool="nowhere"), ["pool nowhere", "en is another one; zh is another one"]),
         (Needs(sample_rate_hz=48000), ["zh speaks at 24000 Hz", "en speaks at 32000 Hz"]),
         (Needs(model="gpt"), ["zh has the model glmtts", "en has the model kokoro-82m"]),
         (Needs(model_version="2"), ["zh has the model version 1.2", "of no known version"]),

@@ -106,11 +106,11 @@ class Submission:
         known = self._book.get(order.batch)
         content = (order.source, order.output)
         if known is not None and known.sealed and (known.source, known.output) == content:
+            self._refuse_to_move(self._manifest.head())
             return
         new = self._new_head(read)
         head = self._manifest.begin(new)
-        if order.pool not in ("", head.pool):
-            raise ConflictError(f"batch {order.batch} is in the pool {head.pool}, and stays there")
+        self._refuse_to_move(head)
         if self._open(head):
             self._refuse_to_wait(is_new=head is new)
         pinning = pinning_for_batch(self._storage, order.batch, self._bring)
@@ -128,6 +128,10 @@ class Submission:
         self._events.emit(
             "batch.accepted", batch=order.batch, jobs=summary.accepted, rejected=summary.rejected
         )
+
+    def _refuse_to_move(self, head: Head | None) -> None:
+        if head is not None and self._order.pool not in ("", head.pool):
+            raise ConflictError(f"batch {head.batch} is in the pool {head.pool}, and stays there")
 
     def _new_head(self, read: _Read) -> Head:
         order = self._order

@@ -45,5 +45,13 @@ class EpochMarks:
             self._storage.create(self._name(self._marked + 1), b"")
             self._marked += 1
 
+    def check_writable(self) -> None:
+        """See that marks can be made; raises like `Storage.replace`.
+
+        Without them nothing is claimed, so a worker that cannot make any is of no use. The mark for
+        block 0 says nothing else.
+        """
+        self._storage.replace(self._name(0), b"")
+
     def _name(self, block: int) -> str:
         return f"{self._folder}/{block}"

@@ -167,6 +167,7 @@ class EngineHost:
         storage = open_storage(self._storage_url)
         storage.sweep(_ABANDONED_S)
         epochs = EpochMarks(storage, self._lane_key)
+        epochs.check_writable()
         engine = load_engine(self._engine_name)
         self._check_device()
         try:

@@ -90,10 +90,12 @@ def play(
                 heard_s += segment.duration_s
     except (KeyboardInterrupt, WaitTimeoutError) as end:
         stopped = isinstance(end, KeyboardInterrupt)
+        # a file of its own: what was heard is in the other one
+        rest = STDOUT if target == STDOUT else Path(target).with_stem(f"{Path(target).stem}-rest")
         reporter.say(
             "job.detached" if stopped else "job.wait_timed_out",
             f"Stopped listening: job {job} goes on; hear the rest with "
-            f"ttsctl listen {job} --after {last}",
+            f"ttsctl listen {job} --after {last} -f {rest}",
             id=job,
             after=last,
         )

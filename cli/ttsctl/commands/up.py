@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tts_tasks.settings import Settings
     from ttsctl.supervisor.plan import PoolPlan
     from ttsctl.supervisor.state import UpState
 
@@ -102,6 +103,7 @@ def up(
         wait_s=wait_s,
         stop_timeout_s=stop_timeout_s,
     )
+    _check(settings, {pool.engine for pool in pools} or {engine or settings.engine})
     if detach:
         _say(f"starting {len(options.gpus)} workers; log: {settings.home / 'logs' / 'up.log'}")
         _say_how_to_look(start_detached(settings, options), ready=wait_s > 0)
@@ -142,6 +144,27 @@ def down(*, timeout_s: float) -> None:
         _say(f"nothing runs in {home}")
     if report.leftovers:
         _say(f"ended {report.leftovers} processes that were left over")
+
+
+def _check(settings: Settings, engines: set[str]) -> None:
+    """Refuse what no worker would get ready with, before anybody waits for it.
+
+    Raises `ConfigurationError`, and `UnavailableError` for a storage that takes nothing.
+    """
+    from tts_tasks.errors import ConfigurationError, UnavailableError
+    from tts_workers.engines import engine_names
+    from ttsctl.checks import check_storage
+
+    if unknown := sorted(engines.difference(engine_names())):
+        installed = ", ".join(engine_names()) or "none"
+        raise ConfigurationError(f"there is no engine {unknown[0]!r}; installed are: {installed}")
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"TTS_HOME: {settings.home}: {error.strerror}") from error
+    storage = check_storage(settings.storage_url)
+    if storage.verdict == "fail":
+        raise UnavailableError(f"TTS_STORAGE_URL: {storage.found}: {storage.remedy}")
 
 
 def devices_of_workers(specs: str, workers: int | None) -> tuple[str, ...]:

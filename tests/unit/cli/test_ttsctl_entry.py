@@ -13,6 +13,7 @@ import click
 import pytest
 
 from tts_tasks import errors
+from tts_tasks.redis_url import CLUSTER_LOOKS, SENTINEL_LOOKS, SINGLE_LOOKS
 from tts_tasks.settings import get_settings
 from ttsctl.__main__ import COMMANDS, cli
 from ttsctl.exit_codes import ExitCode, exit_code_of
@@ -119,6 +120,13 @@ def test_a_redis_url_of_another_scheme_is_refused_without_showing_it(ttsctl):
     assert result.exit_code == 2
     assert "redis://" in result.stderr
     assert "hunter2" not in result.output
+
+
+def test_how_an_address_looks_is_no_secret(ttsctl, cluster):
+    """The place of the password in the advice is not a password."""
+    looks = f"it looks like {SINGLE_LOOKS}, {SENTINEL_LOOKS} or {CLUSTER_LOOKS}"
+    cluster.trouble["cluster_status"] = errors.ConfigurationError(looks)
+    assert looks in ttsctl("status").stderr
 
 
 @pytest.mark.parametrize("url", ["sentinel://a:1,b:2/m/0", "cluster://a:1,b:2"])
