@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tests.recorded_events import RecordedEvents
 from tts_tasks.coordination.base import WorkerRecord
 from tts_tasks.errors import UnavailableError
 from tts_tasks.settings import Settings
@@ -59,31 +60,13 @@ class RecordingRescue:
         return self.marked
 
 
-class RecordingEvents:
-    """Notes events."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, dict[str, Any]]] = []
-
-    def emit(self, event: str, **fields: Any) -> None:
-        self.seen.append((event, fields))
-
-    note = emit
-
-    def flush(self) -> None:
-        return
-
-    def named(self, event: str) -> list[dict[str, Any]]:
-        return [fields for name, fields in self.seen if name == event]
-
-
 class World:
     """A store, a clock, and agents that tick when told to."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.coordinator = MemoryCoordinator(self.clock)
-        self.events = RecordingEvents()
+        self.events = RecordedEvents()
         self.roles: dict[str, Role] = {}
         self.killed: list[int] = []
         self.pulses = True  #: the children live

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.batch_books import BATCH, QUEUE, Books, books_of_kind
+from tests.recorded_events import RecordedEvents
 from tts_tasks.batches.manifest import Head, Manifest, ManifestLine
 from tts_tasks.batches.report import ReportParts, report_name
 from tts_tasks.batches.window import Window
@@ -94,24 +95,6 @@ class Engine:
         return
 
 
-class Events:
-    """The stream of events, in a list."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, dict[str, Any]]] = []
-
-    def note(self, event: str, **fields: Any) -> None:
-        self.seen.append((event, fields))
-
-    emit = note
-
-    def flush(self) -> None:
-        return
-
-    def named(self, event: str) -> list[dict[str, Any]]:
-        return [fields for name, fields in self.seen if name == event]
-
-
 @dataclass
 class World:
     """One book and one storage, and workers that come and go."""
@@ -119,7 +102,7 @@ class World:
     books: Books
     storage: Any
     engine: Engine = field(default_factory=Engine)
-    events: Events = field(default_factory=Events)
+    events: RecordedEvents = field(default_factory=RecordedEvents)
     settings: dict[str, Any] = field(default_factory=dict)
     limits: Limits = field(default_factory=lambda: Limits(end_s=30.0, yield_s=30.0))
     knows_its_pace: bool = True  #: an engine that is so quick that whole runs are taken

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.batch_books import BATCH, QUEUE, Books, ending, lines_of
-from tests.shifts import Events
+from tests.recorded_events import RecordedEvents
 from tts_tasks import keys
 from tts_tasks.ledger.batch_lines import BatchLines
 from tts_tasks.testing.batch_lines import MemoryBatchLines
@@ -31,7 +31,7 @@ class Died(Exception):  # noqa: N818 - it stands for a SIGKILL
 def recovery_of(books: Books) -> LineRecovery:
     book: Any = books.book
     ledger: Any = books.ledger
-    events: Any = Events()
+    events: Any = RecordedEvents()
     return LineRecovery(book, ledger, events)
 
 
@@ -124,12 +124,12 @@ def test_who_dies_as_it_finds_nothing_more_leaves_its_list_behind(
 
 
 @pytest.fixture
-def events() -> Events:
-    return Events()
+def events() -> RecordedEvents:
+    return RecordedEvents()
 
 
 @pytest.fixture
-def recovery(books: Books, events: Events) -> LineRecovery:
+def recovery(books: Books, events: RecordedEvents) -> LineRecovery:
     parts: Any = (books.book, books.ledger, events)
     return LineRecovery(*parts)
 
@@ -143,7 +143,7 @@ def strikes(books: Books, *lines: int) -> list[int]:
 
 
 def test_only_the_line_that_was_spoken_gets_the_strike(
-    books: Books, recovery: LineRecovery, events: Events
+    books: Books, recovery: LineRecovery, events: RecordedEvents
 ) -> None:
     """The others have done nothing; all are ready again, in the order of the file."""
     books.open(lines=5)
@@ -189,7 +189,7 @@ def test_a_dead_childs_successor_keeps_what_it_has_taken(
 
 
 def test_recovering_twice_is_recovering_once(
-    books: Books, recovery: LineRecovery, events: Events
+    books: Books, recovery: LineRecovery, events: RecordedEvents
 ) -> None:
     """Any number of agents may do it."""
     books.open(lines=2)

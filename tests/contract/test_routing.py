@@ -408,9 +408,9 @@ def test_the_status_leaves_out_a_lane_that_nobody_has_to_do_with(two_pools: Regi
     assert status["queues"][mine.online_queue] == 1
 
 
-def test_the_status_of_an_empty_cluster_shows_the_lane_that_is_wanted(registry: Registry) -> None:
+@pytest.mark.usefixtures("registry")
+def test_the_status_of_an_empty_cluster_shows_the_lane_that_is_wanted() -> None:
     """With nobody in it."""
-    registry.forget("nobody")
     (lane,) = client.cluster_status()["lanes"]
     assert (lane["pool"], lane["lane"], lane["primary"]) == ("default", "0", None)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.agents import RecordingEvents, RecordingRescue, World, ready
+from tests.agents import RecordingRescue, World, ready
+from tests.recorded_events import RecordedEvents
 from tts_tasks.coordination.base import Lease, WorkerRecord
 from tts_tasks.errors import UnavailableError
 from tts_tasks.settings import Settings
@@ -203,7 +204,7 @@ def test_the_deadline_ends_leadership_without_the_store_thread(leaving: bool) ->
         WorkerRecord(id="a", host="h", pid=1, pool="default", lane="0", beat=0),
         coordinator=store,
         rescue=RecordingRescue(),
-        events=RecordingEvents(),  # type: ignore[arg-type]
+        events=RecordedEvents(),  # type: ignore[arg-type]
         on_role=on_role,
         clock=time.monotonic,
         kill=lambda *_: None,

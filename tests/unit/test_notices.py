@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from tests.receiver import Receiver, receiver
+from tests.recorded_events import RecordedEvents
 from tests.waiting import eventually
 from tts_tasks import keys
 from tts_tasks.coordination.base import Lease
@@ -80,16 +81,6 @@ class MemoryOf:
         return self.leader
 
 
-class NoEvents:
-    """Notes events."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, dict[str, Any]]] = []
-
-    def emit(self, event: str, **fields: Any) -> None:
-        self.seen.append((event, fields))
-
-
 @pytest.fixture
 def notices() -> Iterator[Callable[..., Notices]]:
     """Make started notices; they are closed after the test."""
@@ -99,7 +90,7 @@ def notices() -> Iterator[Callable[..., Notices]]:
         notices = Notices(
             targets,
             worker=worker,
-            events=options.pop("events", NoEvents()),
+            events=options.pop("events", RecordedEvents()),
             memory=memory or MemoryOf(),
             no_primary_after_s=6.0,
             max_step_s=1.0,
@@ -370,7 +361,7 @@ def courier() -> Iterator[Callable[..., Courier]]:
     made: list[Courier] = []
 
     def make(target: Any, events: Any = None, **options: Any) -> Courier:
-        courier = Courier(target, events or NoEvents(), **{"retries": QUICK, **options})
+        courier = Courier(target, events or RecordedEvents(), **{"retries": QUICK, **options})
         courier.start()
         made.append(courier)
         return courier
@@ -426,7 +417,7 @@ def test_it_gives_up_in_the_end_and_says_so(
     courier: Callable[..., Courier], caplog: pytest.LogCaptureFixture
 ) -> None:
     """After its time the notice is a failure in log and events, and the next one has its turn."""
-    inbox, events = Inbox(failures=3), NoEvents()
+    inbox, events = Inbox(failures=3), RecordedEvents()
     quick = Retries(first_s=0.02, longest_s=0.02, give_up_after_s=0.055)
     made = courier(inbox, events, retries=quick, clock=_ticking(0.02))
     made.hand(notice(1))
@@ -455,7 +446,7 @@ def test_a_final_failure_is_not_repeated(
 ) -> None:
     """410 is asked once."""
     endpoint.answers = [410]
-    events = NoEvents()
+    events = RecordedEvents()
     courier(Webhook(endpoint.url, signing_keys(SECRET)), events).hand(notice())
     eventually(lambda: events.seen)
     assert (events.seen[0][0], events.seen[0][1]["tries"]) == ("notice.failed", 1)
@@ -493,7 +484,7 @@ def test_of_too_many_waiting_notices_the_oldest_are_given_up(
     courier: Callable[..., Courier],
 ) -> None:
     """The queue is bounded, the newest is the truth, and what was dropped is said."""
-    stuck, events = StuckTarget(), NoEvents()
+    stuck, events = StuckTarget(), RecordedEvents()
     made = courier(stuck, events, limit=3)
     made.hand(notice(1))
     eventually(stuck.begun.is_set)
@@ -527,7 +518,7 @@ def test_a_target_that_breaks_does_not_end_the_thread(
 def test_a_worker_that_leaves_still_says_what_it_knows(notices: Callable[..., Notices]) -> None:
     """Closing tries each waiting notice once more, and ends in known time."""
     good, bad = Inbox(), Inbox(failures=10_000)
-    events = NoEvents()
+    events = RecordedEvents()
     told = notices(good, bad, events=events, memory=MemoryOf(Ending(1, W1, "r")))
     told.observe(LANE, Lease(1, W1))
     told.acquired(LANE, Lease(2, W2))

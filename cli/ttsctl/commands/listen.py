@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import struct
 import sys
 from contextlib import ExitStack
@@ -95,7 +96,7 @@ def play(
         reporter.say(
             "job.detached" if stopped else "job.wait_timed_out",
             f"Stopped listening: job {job} goes on; hear the rest with "
-            f"ttsctl listen {job} --after {last} -f {rest}",
+            f"ttsctl listen {job} --after {last} -f {shlex.quote(str(rest))}",
             id=job,
             after=last,
         )

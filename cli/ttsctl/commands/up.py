@@ -152,14 +152,13 @@ def _check(settings: Settings, engines: set[str]) -> None:
     Raises `ConfigurationError`, and `UnavailableError` for a storage that takes nothing.
     """
     from tts_tasks.errors import ConfigurationError, UnavailableError
-    from tts_workers.engines import engine_names
+    from tts_workers.engines import check_installed
     from ttsctl.checks import check_storage
 
-    if unknown := sorted(engines.difference(engine_names())):
-        installed = ", ".join(engine_names()) or "none"
-        raise ConfigurationError(f"there is no engine {unknown[0]!r}; installed are: {installed}")
+    for engine in sorted(engines):
+        check_installed(engine)
     try:
-        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"TTS_HOME: {settings.home}: {error.strerror}") from error
     storage = check_storage(settings.storage_url)

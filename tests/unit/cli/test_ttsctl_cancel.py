@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tts_tasks.errors import ConflictError, JobCancelledError, NotFoundError
+from tts_tasks.errors import ConflictError, JobCancelledError, NotFoundError, WaitTimeoutError
 
 
 def test_cancel_cancels_the_job_and_says_so(ttsctl, cluster, told):
@@ -41,3 +41,11 @@ def test_a_job_that_is_cancelled_meanwhile_is_9(ttsctl, cluster, tmp_path):
     result = ttsctl("listen", "default.0:job1", "--file", str(tmp_path / "b.wav"))
     assert result.exit_code == 9
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_stops_listening_is_told_how_to_hear_the_rest(ttsctl, cluster, tmp_path):
+    """Into a file of its own: the one that was named holds what was heard."""
+    cluster.trouble["follow_audio"] = WaitTimeoutError("not yet")
+    result = ttsctl("listen", "default.0:job1", "--after", "3", "-f", str(tmp_path / "a b.wav"))
+    assert result.exit_code == 7
+    assert f"--after 3 -f '{tmp_path / 'a b-rest.wav'}'" in result.stderr

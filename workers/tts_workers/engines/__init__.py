@@ -26,6 +26,7 @@ CPU_ENTRY_POINT_GROUP: Final = "tts_tasks.cpu_engines"
 __all__ = [
     "CPU_ENTRY_POINT_GROUP",
     "ENTRY_POINT_GROUP",
+    "check_installed",
     "engine_names",
     "load_engine",
     "runs_on_cpu_only",
@@ -42,16 +43,21 @@ def runs_on_cpu_only(name: str) -> bool:
     return bool(entry_points(group=CPU_ENTRY_POINT_GROUP, name=name))
 
 
+def check_installed(name: str) -> None:
+    """Raise `ConfigurationError`, with the names there are, unless a package declares this one."""
+    if name not in engine_names():
+        installed = ", ".join(engine_names()) or "none (is tts-tasks itself installed?)"
+        raise ConfigurationError(f"there is no engine {name!r}; installed are: {installed}")
+
+
 def load_engine(name: str) -> Engine:
     """Return a new engine by name, not yet loaded onto a device.
 
     Raises `ConfigurationError` when no package or more than one declares the name, when the code
     cannot be imported, and when what it makes is not an engine.
     """
+    check_installed(name)
     found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
-    if not found:
-        installed = ", ".join(engine_names()) or "none (is tts-tasks itself installed?)"
-        raise ConfigurationError(f"there is no engine {name!r}; installed are: {installed}")
     if len({entry.value for entry in found}) > 1:
         origins = " and ".join(f"{_package(entry)} ({entry.value})" for entry in found)
         raise ConfigurationError(
